@@ -1,0 +1,220 @@
+"""Shapes, chunks, shards and bytes of a leaf: pure arithmetic, no input or output.
+
+One shard holds one run, a block of t and one layer, all branches and heads, and is written once. Only the
+small summary arrays put several layers in a shard, so that a run does not become many tiny files.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from attlas.schemas.errors import InvalidValueError, unknown_name
+from attlas.schemas.variables import KINDS, LEAF_VARIABLES, Variable
+
+__all__ = ["MEAN_LIMIT", "SHARD_BYTES", "ArrayLayout", "Leaf", "array_layout", "leaf_names"]
+
+SHARD_BYTES = 8 * 2**20
+"""Raw bytes that a shard aims at: the recorder holds about one per layer in memory."""
+
+CHUNK_BYTES = 4 * 2**20
+
+MEAN_LIMIT = 2**19
+"""Most query x key elements for which a summary keeps `attention_mean` (64x64 queries x 77 keys fit)."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Geometry of one leaf group: attention modules that share kind, query grid, heads and keys.
+
+    ``key_segments``, ``key_y`` and ``key_x`` label patch keys; for ``text`` they are empty, because tokens
+    differ from run to run. ``encoding`` is ``dense``, ``factors`` or ``none`` (detail ``summary``).
+    """
+
+    kind: str
+    query_grid: tuple[int, int]
+    heads: int
+    channels: int
+    layers: tuple[str, ...]
+    keys: int
+    key_segments: tuple[str, ...] = ()
+    key_y: tuple[int, ...] = ()
+    key_x: tuple[int, ...] = ()
+    encoding: str = "none"
+    keys_vary: bool = False
+    head_labels: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown_name("kind", self.kind, KINDS)
+        if self.encoding not in ("dense", "factors", "none"):
+            raise unknown_name("encoding of a leaf", self.encoding, ("dense", "factors", "none"))
+        sizes = {"heads": self.heads, "channels": self.channels, "keys": self.keys, "layers": len(self.layers)}
+        for name, size in {**sizes, "query rows": self.query_grid[0], "query columns": self.query_grid[1]}.items():
+            if size < 1:
+                raise InvalidValueError(f"leaf {self.kind!r} has {name} = {size}; at least 1 is needed")
+        for name in ("key_segments", "key_y", "key_x"):
+            if len(getattr(self, name)) != (0 if self.kind == "text" else self.keys):
+                raise InvalidValueError(
+                    f"leaf {self.kind!r} has {len(getattr(self, name))} {name} for {self.keys} keys; "
+                    "patch keys need one each, text keys none"
+                )
+
+    @property
+    def queries(self) -> int:
+        """Number of query tokens."""
+        return self.query_grid[0] * self.query_grid[1]
+
+    @property
+    def grid(self) -> str:
+        """The query grid as rows x columns, such as ``64x64``."""
+        return f"{self.query_grid[0]}x{self.query_grid[1]}"
+
+    @property
+    def key_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patch keys, or None where keys are no patches."""
+        if not self.key_y or max(self.key_y) < 0:
+            return None
+        return max(self.key_y) + 1, max(self.key_x) + 1
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether a summary of this leaf keeps the time mean of the attention."""
+        return self.queries * self.keys <= MEAN_LIMIT and self.kind in ("text", "image")
+
+    def sizes(self, *, runs: int, branches: int, calls: int) -> dict[str, int]:
+        """Length of every dimension of the leaf's arrays."""
+        return {
+            "run": runs,
+            "branch": branches,
+            "t": calls,
+            "layer": len(self.layers),
+            "head": self.heads,
+            "query": self.queries,
+            "key": self.keys,
+            "channel": self.channels,
+        }
+
+    def variables(self) -> tuple[Variable, ...]:
+        """Registry entries of the arrays that this leaf has, in registry order."""
+        groups = {"always", "summary", "patches" if self.kind != "text" else "tokens"}
+        if self.encoding != "none":
+            groups |= {self.encoding, "full"}
+        if self.has_mean:
+            groups.add("mean")
+        return tuple(self._fitted(v) for v in LEAF_VARIABLES.values() if v.group in groups)
+
+    def _fitted(self, variable: Variable) -> Variable:
+        if variable.name == "key_vectors" and not self.keys_vary:
+            return replace(variable, dims=tuple(dim for dim in variable.dims if dim != "t"))
+        return variable
+
+    def variable(self, name: str) -> Variable:
+        """Registry entry of the array `name` of this leaf; `UnknownNameError` if the leaf has none."""
+        found = {v.name: v for v in self.variables()}
+        if name not in found:
+            raise unknown_name("variable", name, found, where=f"leaf {self.kind}/{self.grid}")
+        return found[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the leaf group's attributes (labels stay in arrays)."""
+        values = asdict(self)
+        for name in ("layers", "key_segments", "key_y", "key_x", "head_labels"):
+            del values[name]
+        return {**values, "query_grid": list(self.query_grid)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], labels: Mapping[str, tuple[Any, ...]]) -> "Leaf":
+        """Rebuild a leaf from its group's attributes and its label arrays."""
+        return cls(**{**values, "query_grid": tuple(values["query_grid"])}, **labels)
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """Shape, inner chunk and shard of one array, all in the order of ``dims``."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...]
+    dtype: str
+
+    @property
+    def t_block(self) -> int:
+        """Calls in a shard (1 where the array has no t)."""
+        return self.shard[self.dims.index("t")] if "t" in self.dims else 1
+
+    @property
+    def layer_block(self) -> int:
+        """Layers in a shard (1 where the array has no layer)."""
+        return self.shard[self.dims.index("layer")] if "layer" in self.dims else 1
+
+    @property
+    def shard_bytes(self) -> int:
+        """Raw bytes of one whole shard."""
+        return math.prod(self.shard) * np.dtype(self.dtype).itemsize
+
+
+def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
+    """Layout of one attention array of a leaf.
+
+    The shard grows over t, and for summaries over layers, up to `SHARD_BYTES`; its inner chunks keep
+    branches apart and never split queries or keys, which are read whole.
+    """
+    dims = variable.dims
+    itemsize = np.dtype(variable.dtype).itemsize
+    shard = {dim: sizes[dim] for dim in dims} | {"run": 1, "layer": 1}
+    if "t" in shard:
+        shard["t"] = 1
+    one = math.prod(shard[dim] for dim in dims) * itemsize
+    room = max(1, SHARD_BYTES // one)
+    if "t" in shard:
+        shard["t"] = _even_block(sizes["t"], room)
+        room //= shard["t"]
+    if variable.group in ("summary", "mean") and ("t" not in shard or shard["t"] == sizes["t"]):
+        shard["layer"] = sizes["layer"] if room >= sizes["layer"] else 1
+    chunk = dict(shard) | {"branch": 1, "layer": 1}
+    if "t" in chunk:
+        per_call = math.prod(chunk[dim] for dim in dims if dim != "t") * itemsize
+        chunk["t"] = _divisor(shard["t"], max(1, CHUNK_BYTES // per_call))
+    shape = tuple(sizes[dim] for dim in dims)
+    return ArrayLayout(dims, shape, tuple(chunk[d] for d in dims), tuple(shard[d] for d in dims), variable.dtype)
+
+
+def _even_block(total: int, room: int) -> int:
+    """Smallest block that needs no more blocks than `room` does, so that the last block is not a crumb."""
+    if room >= total:
+        return total
+    return math.ceil(total / math.ceil(total / room))
+
+
+def _divisor(total: int, limit: int) -> int:
+    """Largest divisor of `total` that is at most `limit` (a shard must be a whole number of chunks)."""
+    return max(d for d in range(1, total + 1) if total % d == 0 and d <= limit)
+
+
+def leaf_names(leaves: tuple[Leaf, ...]) -> tuple[str, ...]:
+    """Group path of each leaf: ``kind/grid``, with heads and keys appended where that is not unique.
+
+    Examples
+    --------
+    >>> leaf = Leaf("text", (8, 8), 5, 4, ("a",), 77)
+    >>> leaf_names((leaf,))
+    ('text/8x8',)
+    >>> leaf_names((leaf, replace(leaf, heads=10)))
+    ('text/8x8-h5', 'text/8x8-h10')
+    """
+    names = []
+    for leaf in leaves:
+        twins = [other for other in leaves if (other.kind, other.query_grid) == (leaf.kind, leaf.query_grid)]
+        name = f"{leaf.kind}/{leaf.grid}"
+        if len({other.heads for other in twins}) > 1:
+            name += f"-h{leaf.heads}"
+        if len({other.keys for other in twins}) > 1:
+            name += f"-k{leaf.keys}"
+        if len({(other.heads, other.keys) for other in twins}) < len(twins):
+            name += f"-c{leaf.channels}"
+        names.append(name)
+    return tuple(names)

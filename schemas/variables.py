@@ -1,0 +1,137 @@
+"""The registry: every array of a store, with its dims, dtype, unit and meaning.
+
+Writing, validation and the documentation read this table; nothing else defines a stored array.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "DETAILS",
+    "DIRECTIONS",
+    "ENCODINGS",
+    "KINDS",
+    "LEAF_VARIABLES",
+    "PRECISIONS",
+    "ROOT_VARIABLES",
+    "SCHEMA_VERSION",
+    "SEGMENTS",
+    "Variable",
+    "markdown_table",
+]
+
+SCHEMA_VERSION = 1
+
+KINDS = ("text", "image", "self", "joint")
+DIRECTIONS = ("g2r", "r2g")
+DETAILS = ("summary", "full")
+ENCODINGS = ("auto", "dense", "factors")
+PRECISIONS = ("exact", "balanced", "small")
+SEGMENTS = ("bos", "word", "eos", "pad", "reference", "self", "cls")
+
+Role = Literal["index", "coord", "data"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One stored array.
+
+    ``group`` says what makes the array exist: ``always``, or the encoding or detail that writes it.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    unit: str
+    meaning: str
+    role: Role = "data"
+    group: str = "always"
+
+    @property
+    def fill(self) -> float | int | str | bool:
+        """Value of elements that nobody wrote."""
+        if self.dtype.startswith("f"):
+            return float("nan")
+        return {"str": "", "bool": False, "u1": 0}.get(self.dtype, -1)
+
+
+def _table(*variables: Variable) -> dict[str, Variable]:
+    return {variable.name: variable for variable in variables}
+
+
+_IMAGE = ("run", "image_y", "image_x", "channel")
+_REFERENCE = ("run", "reference_y", "reference_x", "channel")
+
+ROOT_VARIABLES = _table(
+    Variable("run", ("run",), "str", "", "label of a run, unique in the store", "index"),
+    Variable("t", ("t",), "i4", "", "denoiser call, in order, from 0", "index"),
+    Variable("branch", ("branch",), "str", "", "classifier-free guidance branch", "index"),
+    Variable("step", ("run", "t"), "i4", "", "sampler step that the call belongs to, from 0 (noisiest)", "coord"),
+    Variable("timestep", ("run", "t"), "f4", "", "timestep value given to the denoiser", "coord"),
+    Variable("sigma", ("run", "t"), "f4", "", "noise level over signal level; inf at zero signal", "coord"),
+    Variable("complete", ("run",), "bool", "", "set last, after all of the run's data is stored"),
+    Variable("seed", ("run",), "i8", "", "seed of the run's generator; -1 where the user gave a generator"),
+    Variable("prompt", ("run",), "str", "", "prompt of the run; empty where the pipeline takes none"),
+    Variable("request", ("run",), "str", "", "pipeline arguments as JSON; images and arrays by digest"),
+    Variable("image", _IMAGE, "u1", "", "generated image, RGB", group="image"),
+    Variable("reference", _REFERENCE, "u1", "", "reference image, RGB", group="reference"),
+)
+
+_FULL = ("run", "branch", "t", "layer", "head", "query", "key")
+
+LEAF_VARIABLES = _table(
+    Variable("layer", ("layer",), "str", "", "full module path of the attention module", "index"),
+    Variable("head", ("head",), "i4", "", "head of the attention module, from 0", "index"),
+    Variable("query", ("query",), "i4", "", "query token, row-major over the query grid", "index"),
+    Variable("key", ("key",), "i4", "", "key token", "index"),
+    Variable("query_y", ("query",), "i4", "", "row of the query in its grid, from the top", "coord"),
+    Variable("query_x", ("query",), "i4", "", "column of the query in its grid, from the left", "coord"),
+    Variable("key_y", ("key",), "i4", "", "row of the key in its grid; -1 where the key is no patch", "coord", "patches"),
+    Variable("key_x", ("key",), "i4", "", "column of the key in its grid; -1 where the key is no patch", "coord", "patches"),
+    Variable("key_segment", ("key",), "str", "", "what the key is: reference, self or cls", "coord", "patches"),
+    Variable("token", ("run", "branch", "key"), "str", "", "text of the token as the tokenizer spells it", "coord", "tokens"),
+    Variable(
+        "token_segment", ("run", "branch", "key"), "str", "", "what the token is: bos, word, eos or pad", "coord", "tokens"
+    ),
+    Variable(
+        "token_start", ("run", "branch", "key"), "i4", "", "first character of the token in the prompt; -1 if none",
+        "coord", "tokens",
+    ),
+    Variable(
+        "token_end", ("run", "branch", "key"), "i4", "", "one past the last character of the token; -1 if none",
+        "coord", "tokens",
+    ),
+    Variable("log_attention", _FULL, "f2", "nat", "ln of the softmax over keys", group="dense"),
+    Variable(
+        "logsumexp", ("run", "branch", "t", "layer", "head", "query"), "f4", "nat",
+        "ln of the sum over all keys of exp(logit)", group="full",
+    ),
+    Variable(
+        "query_vectors", ("run", "branch", "t", "layer", "head", "query", "channel"), "f2", "",
+        "Q as the attention kernel saw it, scale folded in", group="factors",
+    ),
+    Variable(
+        "key_vectors", ("run", "branch", "t", "layer", "head", "key", "channel"), "f2", "",
+        "K as the attention kernel saw it; without t where it does not change with t", group="factors",
+    ),
+    Variable(
+        "g2r", ("run", "branch", "t", "layer", "head", "key"), "f4", "1",
+        "mean over queries of the softmax over keys", group="summary",
+    ),
+    Variable(
+        "r2g", ("run", "branch", "t", "layer", "head", "query"), "f4", "1",
+        "mean over keys of the softmax over queries", group="summary",
+    ),
+    Variable(
+        "attention_mean", ("run", "branch", "layer", "head", "query", "key"), "f2", "1",
+        "mean over t of the softmax over keys", group="mean",
+    ),
+)
+
+
+def markdown_table(variables: dict[str, Variable]) -> str:
+    """Table of `variables` for the documentation, one row each."""
+    rows = [
+        f"| `{v.name}` | {' '.join(v.dims)} | {v.dtype} | {v.unit or '-'} | {v.meaning} |" for v in variables.values()
+    ]
+    return "\n".join(["| variable | dims | dtype | unit | meaning |", "|---|---|---|---|---|", *rows])
