@@ -4,14 +4,13 @@ Rounding happens on the array before it is written, not in a codec: bits that we
 under any stock codec, so that stock zarr reads every store and no codec outside the zarr specification is needed.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
-
 from attlas.schemas.errors import unknown_name
 from attlas.schemas.variables import PRECISIONS, Variable
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 __all__ = ["KEEP_BITS", "codecs", "round_mantissa"]
 
@@ -64,5 +63,8 @@ def codecs(variable: Variable) -> dict[str, Any]:
     if "t" in variable.dims and variable.dims[-1] != "t":
         order = [i for i, dim in enumerate(variable.dims) if dim != "t"] + [variable.dims.index("t")]
         filters.append(TransposeCodec(order=tuple(order)))
-    shuffle = "bitshuffle" if np.dtype(variable.dtype).itemsize > 1 else "noshuffle"
-    return {"filters": filters, "compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), Crc32cCodec()]}
+    shuffle: Literal["bitshuffle", "noshuffle"] = "bitshuffle" if np.dtype(variable.dtype).itemsize > 1 else "noshuffle"
+    return {
+        "filters": filters,
+        "compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=shuffle), Crc32cCodec()],
+    }

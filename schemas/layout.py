@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-
 from attlas.schemas.errors import InvalidValueError, unknown_name
 from attlas.schemas.variables import KINDS, LEAF_VARIABLES, Variable
 
@@ -51,8 +50,17 @@ class Leaf:
             raise unknown_name("kind", self.kind, KINDS)
         if self.encoding not in ("dense", "factors", "none"):
             raise unknown_name("encoding of a leaf", self.encoding, ("dense", "factors", "none"))
-        sizes = {"heads": self.heads, "channels": self.channels, "keys": self.keys, "layers": len(self.layers)}
-        for name, size in {**sizes, "query rows": self.query_grid[0], "query columns": self.query_grid[1]}.items():
+        sizes = {
+            "heads": self.heads,
+            "channels": self.channels,
+            "keys": self.keys,
+            "layers": len(self.layers),
+        }
+        for name, size in {
+            **sizes,
+            "query rows": self.query_grid[0],
+            "query columns": self.query_grid[1],
+        }.items():
             if size < 1:
                 raise InvalidValueError(f"leaf {self.kind!r} has {name} = {size}; at least 1 is needed")
         for name in ("key_segments", "key_y", "key_x"):
@@ -126,7 +134,7 @@ class Leaf:
         return {**values, "query_grid": list(self.query_grid)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], labels: Mapping[str, tuple[Any, ...]]) -> "Leaf":
+    def from_json(cls, values: Mapping[str, Any], labels: Mapping[str, Any]) -> "Leaf":
         """Rebuild a leaf from its group's attributes and its label arrays."""
         return cls(**{**values, "query_grid": tuple(values["query_grid"])}, **labels)
 

@@ -52,15 +52,16 @@ class Variable:
         """Value of elements that nobody wrote."""
         if self.dtype.startswith("f"):
             return float("nan")
-        return {"str": "", "bool": False, "u1": 0}.get(self.dtype, -1)
+        fills: dict[str, int | str | bool] = {"str": "", "bool": False, "u1": 0}
+        return fills.get(self.dtype, -1)
 
 
 def _table(*variables: Variable) -> dict[str, Variable]:
     return {variable.name: variable for variable in variables}
 
 
-_IMAGE = ("run", "image_y", "image_x", "channel")
-_REFERENCE = ("run", "reference_y", "reference_x", "channel")
+_IMAGE = ("run", "image_y", "image_x", "rgb")
+_REFERENCE = ("run", "reference_y", "reference_x", "rgb")
 
 ROOT_VARIABLES = _table(
     Variable("run", ("run",), "str", "", "label of a run, unique in the store", "index"),
@@ -73,8 +74,8 @@ ROOT_VARIABLES = _table(
     Variable("seed", ("run",), "i8", "", "seed of the run's generator; -1 where the user gave a generator"),
     Variable("prompt", ("run",), "str", "", "prompt of the run; empty where the pipeline takes none"),
     Variable("request", ("run",), "str", "", "pipeline arguments as JSON; images and arrays by digest"),
-    Variable("image", _IMAGE, "u1", "", "generated image, RGB", group="image"),
-    Variable("reference", _REFERENCE, "u1", "", "reference image, RGB", group="reference"),
+    Variable("generated_image", _IMAGE, "u1", "", "generated image, RGB", group="image"),
+    Variable("reference_image", _REFERENCE, "u1", "", "reference image, RGB", group="reference"),
 )
 
 _FULL = ("run", "branch", "t", "layer", "head", "query", "key")
@@ -86,45 +87,109 @@ LEAF_VARIABLES = _table(
     Variable("key", ("key",), "i4", "", "key token", "index"),
     Variable("query_y", ("query",), "i4", "", "row of the query in its grid, from the top", "coord"),
     Variable("query_x", ("query",), "i4", "", "column of the query in its grid, from the left", "coord"),
-    Variable("key_y", ("key",), "i4", "", "row of the key in its grid; -1 where the key is no patch", "coord", "patches"),
-    Variable("key_x", ("key",), "i4", "", "column of the key in its grid; -1 where the key is no patch", "coord", "patches"),
+    Variable(
+        "key_y",
+        ("key",),
+        "i4",
+        "",
+        "row of the key in its grid; -1 where the key is no patch",
+        "coord",
+        "patches",
+    ),
+    Variable(
+        "key_x",
+        ("key",),
+        "i4",
+        "",
+        "column of the key in its grid; -1 where the key is no patch",
+        "coord",
+        "patches",
+    ),
     Variable("key_segment", ("key",), "str", "", "what the key is: reference, self or cls", "coord", "patches"),
-    Variable("token", ("run", "branch", "key"), "str", "", "text of the token as the tokenizer spells it", "coord", "tokens"),
     Variable(
-        "token_segment", ("run", "branch", "key"), "str", "", "what the token is: bos, word, eos or pad", "coord", "tokens"
+        "token",
+        ("run", "branch", "key"),
+        "str",
+        "",
+        "text of the token as the tokenizer spells it",
+        "coord",
+        "tokens",
     ),
     Variable(
-        "token_start", ("run", "branch", "key"), "i4", "", "first character of the token in the prompt; -1 if none",
-        "coord", "tokens",
+        "token_segment",
+        ("run", "branch", "key"),
+        "str",
+        "",
+        "what the token is: bos, word, eos or pad",
+        "coord",
+        "tokens",
     ),
     Variable(
-        "token_end", ("run", "branch", "key"), "i4", "", "one past the last character of the token; -1 if none",
-        "coord", "tokens",
+        "token_start",
+        ("run", "branch", "key"),
+        "i4",
+        "",
+        "first character of the token in the prompt; -1 if none",
+        "coord",
+        "tokens",
+    ),
+    Variable(
+        "token_end",
+        ("run", "branch", "key"),
+        "i4",
+        "",
+        "one past the last character of the token; -1 if none",
+        "coord",
+        "tokens",
     ),
     Variable("log_attention", _FULL, "f2", "nat", "ln of the softmax over keys", group="dense"),
     Variable(
-        "logsumexp", ("run", "branch", "t", "layer", "head", "query"), "f4", "nat",
-        "ln of the sum over all keys of exp(logit)", group="full",
+        "logsumexp",
+        ("run", "branch", "t", "layer", "head", "query"),
+        "f4",
+        "nat",
+        "ln of the sum over all keys of exp(logit)",
+        group="full",
     ),
     Variable(
-        "query_vectors", ("run", "branch", "t", "layer", "head", "query", "channel"), "f2", "",
-        "Q as the attention kernel saw it, scale folded in", group="factors",
+        "query_vectors",
+        ("run", "branch", "t", "layer", "head", "query", "channel"),
+        "f2",
+        "",
+        "Q as the attention kernel saw it, scale folded in",
+        group="factors",
     ),
     Variable(
-        "key_vectors", ("run", "branch", "t", "layer", "head", "key", "channel"), "f2", "",
-        "K as the attention kernel saw it; without t where it does not change with t", group="factors",
+        "key_vectors",
+        ("run", "branch", "t", "layer", "head", "key", "channel"),
+        "f2",
+        "",
+        "K as the attention kernel saw it; without t where it does not change with t",
+        group="factors",
     ),
     Variable(
-        "g2r", ("run", "branch", "t", "layer", "head", "key"), "f4", "1",
-        "mean over queries of the softmax over keys", group="summary",
+        "g2r",
+        ("run", "branch", "t", "layer", "head", "key"),
+        "f4",
+        "1",
+        "mean over queries of the softmax over keys",
+        group="summary",
     ),
     Variable(
-        "r2g", ("run", "branch", "t", "layer", "head", "query"), "f4", "1",
-        "mean over keys of the softmax over queries", group="summary",
+        "r2g",
+        ("run", "branch", "t", "layer", "head", "query"),
+        "f4",
+        "1",
+        "mean over keys of the softmax over queries",
+        group="summary",
     ),
     Variable(
-        "attention_mean", ("run", "branch", "layer", "head", "query", "key"), "f2", "1",
-        "mean over t of the softmax over keys", group="mean",
+        "attention_mean",
+        ("run", "branch", "layer", "head", "query", "key"),
+        "f2",
+        "1",
+        "mean over t of the softmax over keys",
+        group="mean",
     ),
 )
 

@@ -1,0 +1,74 @@
+"""Who may write which run: locks beside the store, so that several recorders never meet in one row.
+
+The operating system drops a lock when its process dies, whatever killed it, so that an unfinished run can be
+taken over at once and a living one never can.
+"""
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+__all__ = ["Claims"]
+
+
+class Claims:
+    """Locks of one store; in memory (``path`` None) only threads of this process compete."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._folder = None if path is None else path.with_name(path.name + ".locks")
+        self._table: FileLock | threading.RLock
+        if self._folder is None:
+            self._table = threading.RLock()
+        else:
+            self._table = FileLock(self._folder / "table.lock", thread_local=False)
+        self._held: dict[int, FileLock | None] = {}
+
+    def __enter__(self) -> Self:
+        """Hold the run table: rows are added and flags are set by one writer at a time."""
+        if self._folder is not None:
+            self._folder.mkdir(exist_ok=True)
+        self._table.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._table.release()
+
+    def take(self, row: int) -> bool:
+        """Take `row` for this recorder; False where another living recorder has it."""
+        if row in self._held:
+            return False
+        if self._folder is None:
+            self._held[row] = None
+            return True
+        lock = FileLock(self._folder / f"run-{row}.lock", thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        self._held[row] = lock
+        return True
+
+    def holds(self, row: int) -> bool:
+        """Whether this recorder holds `row`."""
+        return row in self._held
+
+    def drop(self, row: int) -> None:
+        """Give `row` back."""
+        lock = self._held.pop(row, None)
+        if lock is not None:
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Give every row back, and remove the folder of locks when nobody else uses it."""
+        for row in list(self._held):
+            self.drop(row)
+        if self._folder is not None and self._folder.exists():
+            (self._folder / "table.lock").unlink(missing_ok=True)
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
