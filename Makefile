@@ -1,0 +1,49 @@
+# Every target does its own set-up on a fresh machine: `make demo` and `make test` are all it takes.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= demo-out
+SOURCES := $(shell git ls-files -co --exclude-standard 'schemas/*' 'recorder/*' 'analysis/*' 'dashboards/*' 2>/dev/null)
+
+.PHONY: help demo test lint bench install browser clean
+
+help:
+	@echo "make demo    record, score and show two small trained models ($(OUT)/)"
+	@echo "make test    everything that CI runs"
+	@echo "make lint    ruff and mypy only"
+	@echo "make bench   measurements: size, overhead, speed"
+
+# The constraints file is the set of versions that the tests ran with.
+$(VENV)/requirements: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' --config-settings editable_mode=strict
+	touch $@
+
+# Strict editable mode links each file, so that mypy and editors resolve attlas.*; a new file needs a new link.
+$(VENV)/installed: $(VENV)/requirements $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . --config-settings editable_mode=strict
+	touch $@
+
+install: $(VENV)/installed
+
+demo: install
+	$(BIN)/attlas demo --out $(OUT)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p attlas.schemas -p attlas.recorder -p attlas.analysis -p attlas.dashboards
+
+test: lint browser
+	$(BIN)/pytest -n 2
+
+# The browser tests drive Debian's chromium.
+browser:
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
+
+bench: install
+	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only -s
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,53 @@
+"""All problems of a store at once."""
+
+import json
+import shutil
+
+import pytest
+from attlas.schemas import simulate_store, validate_store
+from attlas.schemas.cli.group import attlas
+from click.testing import CliRunner
+
+
+@pytest.fixture
+def path(tmp_path):
+    simulate_store(tmp_path / "s.zarr", kinds=("text", "self"))
+    return tmp_path / "s.zarr"
+
+
+def test_a_sound_store_has_none(path):
+    assert validate_store(path, deep=True) == []
+
+
+def test_every_problem_is_listed(path):
+    shutil.rmtree(path / "text/4x4/g2r")
+    shutil.rmtree(path / "self/4x4/query_vectors/c/1")
+    metadata = json.loads((path / "seed/zarr.json").read_text())
+    (path / "seed/zarr.json").write_text(json.dumps(metadata | {"data_type": "float32", "fill_value": 0.0}))
+    problems = validate_store(path)
+    assert problems == [
+        "seed: dtype is float32; int64 is needed",
+        "text/4x4/g2r: missing",
+        "self/4x4/query_vectors: run '0001' is complete but shard c/1/0/0/0/0/0/0 is missing",
+        "self/4x4/query_vectors: run '0001' is complete but shard c/1/0/0/1/0/0/0 is missing",
+    ]
+
+
+def test_deep_finds_a_flipped_bit_and_names_array_and_run(path):
+    (shard,) = (p for p in (path / "text/4x4/log_attention/c/1").rglob("*") if p.is_file() and p.parts[-4] == "0")
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 4
+    shard.write_bytes(data)
+    assert validate_store(path) == []
+    (problem,) = validate_store(path, deep=True)
+    assert problem.startswith("text/4x4/log_attention: run '0001', shard c/1/0/0/0/0/0/0 cannot be read:")
+
+
+def test_command(path):
+    result = CliRunner().invoke(attlas, ["validate", str(path), "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.output) == {str(path): []}
+    shutil.rmtree(path / "prompt")
+    result = CliRunner().invoke(attlas, ["validate", str(path)])
+    assert result.exit_code == 1
+    assert "1 problem\n  prompt: missing" in result.output
