@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from attlas.schemas.errors import InvalidValueError
 from numpy.typing import NDArray
+
+from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["Annotation", "check_annotations"]
 

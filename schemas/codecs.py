@@ -7,10 +7,11 @@ under any stock codec, so that stock zarr reads every store and no codec outside
 from typing import Any, Literal
 
 import numpy as np
-from attlas.schemas.errors import unknown_name
-from attlas.schemas.variables import PRECISIONS, Variable
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+
+from attlas.schemas.errors import unknown_name
+from attlas.schemas.variables import PRECISIONS, Variable
 
 __all__ = ["KEEP_BITS", "codecs", "round_mantissa"]
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import LocalStore, MemoryStore
+
 from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import InvalidValueError, StoreExistsError
 from attlas.schemas.layout import Leaf, array_layout, leaf_names
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.store import Store
 from attlas.schemas.variables import ROOT_VARIABLES, SCHEMA_VERSION, Variable
-from zarr.storage import LocalStore, MemoryStore
 
 __all__ = ["create_store"]
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+
 from attlas.schemas.errors import InvalidValueError, unknown_name
 from attlas.schemas.variables import KINDS, LEAF_VARIABLES, Variable
 

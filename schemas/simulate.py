@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from attlas.schemas.create import create_store
 from attlas.schemas.layout import Leaf
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.store import Store
-from numpy.typing import NDArray
 
 __all__ = ["attention_arrays", "simulate_store"]
 

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
+from zarr.errors import GroupNotFoundError, NodeTypeValidationError
+from zarr.storage import LocalStore
+
 from attlas.schemas.annotations import check_annotations
 from attlas.schemas.claims import Claims
 from attlas.schemas.codecs import codecs, round_mantissa
@@ -23,9 +27,6 @@ from attlas.schemas.errors import (
 from attlas.schemas.layout import ArrayLayout, Leaf, array_layout
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.variables import KINDS, ROOT_VARIABLES, SCHEMA_VERSION, Variable
-from numpy.typing import NDArray
-from zarr.errors import GroupNotFoundError, NodeTypeValidationError
-from zarr.storage import LocalStore
 
 __all__ = ["Store", "open_store"]
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import zarr
+from zarr.core.sync import sync
+
 from attlas.schemas.errors import StoreInvalidError
 from attlas.schemas.layout import Leaf
 from attlas.schemas.store import Store, open_store
 from attlas.schemas.variables import ROOT_VARIABLES, Variable
-from zarr.core.sync import sync
 
 __all__ = ["validate_store"]
 
