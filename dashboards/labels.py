@@ -1,0 +1,37 @@
+"""Short labels for long names: what a tile, a button or a selector shows."""
+
+from collections.abc import Sequence
+
+__all__ = ["call_label", "layer_labels"]
+
+
+def layer_labels(paths: Sequence[str]) -> list[str]:
+    """Shorten module paths by what all of them share; give the paths back where that would not tell them apart.
+
+    Examples
+    --------
+    >>> layer_labels(["down_blocks.0.attentions.1.attn2", "mid_block.attentions.0.attn2"])
+    ['down.0.1', 'mid.0']
+    >>> layer_labels(["attn2"])
+    ['attn2']
+    """
+    parts = [path.split(".") for path in paths]
+    while min(map(len, parts), default=0) > 1 and len({tuple(p[-1:]) for p in parts}) == 1:
+        parts = [p[:-1] for p in parts]
+    shared = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
+    kept = [[word for word in p if word not in shared or word.isdigit()] for p in parts]
+    short = [".".join(word.removesuffix("_blocks").removesuffix("_block") for word in p) for p in kept]
+    if all(short) and len(set(short)) == len(set(paths)):
+        return short
+    return list(paths)
+
+
+def call_label(first: int, last: int) -> str:
+    """Name denoiser calls `first` to `last`.
+
+    Examples
+    --------
+    >>> call_label(0, 3), call_label(2, 2)
+    ('t 0-3', 't 2')
+    """
+    return f"t {first}" if first == last else f"t {first}-{last}"
