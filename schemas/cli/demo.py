@@ -27,9 +27,7 @@ BASELINES = {
 
 @click.command()
 @click.option("--out", default="demo-out", show_default=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option(
-    "--samples", default=64, show_default=True, type=click.IntRange(4), help="Held-out samples of each world."
-)
+@click.option("--samples", default=64, show_default=True, type=click.IntRange(4), help="Held-out samples.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def demo(out: Path, samples: int, quiet: bool) -> None:
     """Record two small trained models, map and score them, and write a report.
@@ -42,6 +40,7 @@ def demo(out: Path, samples: int, quiet: bool) -> None:
     flags = ["--quiet"] if quiet else []
     for world, meaning in WORLDS.items():
         click.secho(f"Recording {world}: {meaning}, {samples} held-out samples", bold=True)
+        store = out / f"{world}.zarr"
         _run(
             "record", f"demo:{world}", out / f"{world}.zarr", "--samples", samples, "--kinds", "text,image,self", *flags
         )
