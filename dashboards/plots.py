@@ -104,7 +104,7 @@ def picture(image: xr.DataArray, *, size: int = SIZE) -> hv.RGB:
     _load()
     if image.ndim != 3 or image.shape[-1] != 3:
         raise InvalidValueError(f"picture has shape {image.shape}; (rows, columns, 3) is needed")
-    return _framed(_rgb(np.asarray(image.values, np.uint8)), image.shape[:2], size)
+    return _framed(_rgb(np.asarray(image.values, np.uint8)), (image.shape[0], image.shape[1]), size)
 
 
 def _rgb(pixels: NDArray[np.uint8]) -> hv.RGB:
