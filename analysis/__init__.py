@@ -1,1 +1,32 @@
-"""attlas."""
+"""attlas.analysis: a store becomes lazy maps, metrics and statistics.
+
+Names are imported when they are first used, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attlas.analysis import heads, maps, metrics, scores, words
+    from attlas.analysis.selection import InertAttentionWarning
+    from attlas.analysis.trace import Trace, open_trace
+
+__all__ = ["InertAttentionWarning", "Trace", "heads", "maps", "metrics", "open_trace", "scores", "words"]
+
+_HOMES = {
+    "InertAttentionWarning": "attlas.analysis.selection",
+    "Trace": "attlas.analysis.trace",
+    "open_trace": "attlas.analysis.trace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"attlas.analysis.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,264 @@
+"""The one operator behind all maps: choose, average over one token axis, sum over t, layers and heads, resample.
+
+The order is that of I2AM section 4: the attention is averaged over the axis that the map does not live on,
+brought to one grid, and summed over the axes that are not kept (eq. 4 and 7). Both averaging and resampling are
+linear, so the sums may be taken first wherever that is cheaper; with ``clamp`` the order matters, and is: sum over t,
+resample, clamp, weigh and sum layers and heads, as in DAAM's and I2AM's released code.
+"""
+
+from collections.abc import Iterable
+from functools import reduce as fold
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from attlas.analysis.attention import run_coords
+from attlas.analysis.resample import check_rule
+from attlas.analysis.selection import (
+    Heads,
+    Part,
+    check_direction,
+    pick_calls,
+    pick_kind,
+    pick_parts,
+    warn_inert,
+)
+from attlas.analysis.spatial import AXES, Plan, target_grid
+from attlas.analysis.terms import Question, leaf_term
+from attlas.analysis.trace import Trace
+from attlas.schemas.errors import InvalidValueError, unknown_name
+
+__all__ = ["KEEP", "aggregate"]
+
+KEEP = ("branch", "t", "layer", "head")
+REDUCE = ("sum", "mean")
+ONTO = {"g2r": "key", "r2g": "query"}
+
+
+def aggregate(
+    trace: Trace,
+    direction: str,
+    keep: str | Iterable[str] = (),
+    *,
+    onto: str | None = None,
+    kind: str | None = None,
+    branch: str | None = "cond",
+    layers: str | Iterable[str] | None = None,
+    heads: Heads = None,
+    steps: int | slice | Iterable[int] | None = None,
+    keys: Any = None,
+    queries: Any = None,
+    grid: str | tuple[int, int] | None = None,
+    resample: str = "bicubic",
+    conserve: str = "intensity",
+    clamp: bool = False,
+    reduce: str = "sum",
+    source: str = "auto",
+) -> xr.DataArray:
+    """Attribution map: attention averaged over one token axis and summed over t, layers and heads.
+
+    Parameters
+    ----------
+    trace
+        From `open_trace`.
+    direction
+        ``g2r`` (softmax over keys, the model's own) or ``r2g`` (softmax over queries of the same logits).
+    keep
+        Axes to keep, any of ``branch``, ``t``, ``layer``, ``head``.
+    onto
+        Axis that the map lives on, ``key`` or ``query``; the other is averaged. By default I2AM's: keys for
+        ``g2r``, queries for ``r2g``. A word map (DAAM) is ``g2r`` onto ``query``.
+    kind
+        ``text``, ``image``, ``self`` or ``joint``; by default ``image``, else the only kind there is.
+    branch
+        Guidance branch; None needs ``branch`` in `keep`.
+    layers
+        Layer patterns: a path, part of one, a shell pattern, or a leaf's query grid such as ``"16x16"``.
+    heads
+        Head numbers, ``(layer, head)`` pairs, or weights ``(layer, head)``.
+    steps
+        Sampler steps (not calls: all calls of a step belong to it), as a number, slice or numbers.
+    keys, queries
+        What is looked at: a key segment such as ``"reference"``; or a mask, per run if it has a run dim, along the
+        axis, or of rows and columns on one of the grids or of the picture's size (then cells count by the part that
+        is covered). Along the averaged axis it weighs the mean; along ``onto`` it sets the rest to 0.
+    grid
+        Rows and columns of the map; by default the finest among the chosen layers.
+    resample, conserve, clamp
+        As in `resample`, for layers on another grid.
+    reduce
+        ``sum`` (I2AM eq. 4) or ``mean``, in which every (t, layer, head) weighs as its head does.
+    source
+        ``auto`` reads a summary where that suffices; ``summary`` and ``full`` insist.
+
+    Returns
+    -------
+    ``(run, *keep, query_y, query_x)`` or ``(run, *keep, key_y, key_x)``, or ``(run, *keep, key)`` where keys
+    are tokens; float32, unit 1, lazy. Keys that are no patches (CLS, tokens) are in the softmax but not on the map.
+    Attributes say how it was made. A run without anything chosen is NaN; a head that a layer lacks is NaN.
+
+    Raises
+    ------
+    UnknownNameError
+        For an unknown name of any kind.
+    InvalidValueError
+        For a mask of another size or an empty one, and where heads are kept apart but differ in number.
+    NotRecordedError
+        If the store lacks what this needs; the message says what to record.
+
+    Warns
+    -----
+    InertAttentionWarning
+        If a chosen leaf has one key only; ``attrs["inert"]`` is True then.
+
+    Notes
+    -----
+    ``sum`` without ``clamp`` keeps ULAM = sum of TLAM = sum of HLAM = sum of LLAM. Float16 is cast to
+    float32 before any sum. Memory: a few shards, whatever the number of runs.
+
+    References
+    ----------
+    I2AM (Park et al. 2025), eq. 4, 6, 7 and 10-14; DAAM (Tang et al. 2022), eq. 5-7.
+
+    Examples
+    --------
+    >>> from attlas.analysis import open_trace
+    >>> from attlas.schemas import simulate_store
+    >>> trace = open_trace(simulate_store(runs=1, kinds=("image",)))
+    >>> m = aggregate(trace, "r2g", ("layer",))
+    >>> m.dims, float(m.sum().compute().round(3))  # 3 calls x 2 layers x 2 heads, each summing to 1
+    (('run', 'layer', 'query_y', 'query_x'), 12.0)
+    """
+    check_direction(direction)
+    check_rule(resample, conserve)
+    keep = _kept(keep, branch)
+    onto = ONTO[direction] if onto is None else onto
+    for what, got, accepted in (("axis", onto, ("key", "query")), ("reduce", reduce, REDUCE)):
+        if got not in accepted:
+            raise unknown_name(what, got, accepted)
+    kind = pick_kind(trace, kind)
+    branches = trace.branches if branch is None else (_branch(trace, branch),)
+    parts = pick_parts(trace, kind, layers, heads)
+    inert = warn_inert([part.leaf for part in parts])
+    calls = pick_calls(trace, steps)
+    question = Question(direction, onto, branches, calls, keys, queries, "t" in keep, source)
+    target = target_grid(parts, onto, grid)
+    count = trace.store.calls if calls is None else len(calls)
+    made, totals, sources = [], [], []
+    for part in parts:
+        term, used = leaf_term(trace, part, question)
+        plan = Plan(part, keep, onto, keys, target, resample, conserve, clamp)
+        made.append(plan.apply(term))
+        totals.append(plan.total(count, term))
+        sources.append(used)
+    result = _combine(made, keep)
+    if reduce == "mean":
+        result = result / _combine(totals, keep)
+    if branch is not None:
+        result = result.isel(branch=0)
+    order = (
+        "run",
+        *(dim for dim in KEEP if dim in keep),
+        *(dim for dim in result.dims if dim in ("key", *AXES[onto])),
+    )
+    result = _label(trace, result.transpose(*order), parts, target, calls)
+    result.attrs = {
+        "units": "1",
+        "long_name": f"{direction} attribution of {kind} attention",
+        "direction": direction,
+        "onto": onto,
+        "kind": kind,
+        "branch": branch or "all",
+        "layers": _joined(path for part in parts for path in part.labels),
+        "heads": "all" if heads is None else _joined(_chosen_heads(parts)),
+        "steps": "all" if steps is None else str(steps),
+        "keys": _said(keys),
+        "queries": _said(queries),
+        "reduce": reduce,
+        "resample": resample,
+        "conserve": conserve,
+        "clamp": clamp,
+        "normalise": "none",
+        "source": _joined(dict.fromkeys(sources)),
+        "inert": inert,
+    }
+    return result.rename(None)
+
+
+def _combine(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
+    """Leaves side by side where layers are kept, else their sum."""
+    if "layer" in keep:
+        if len(made) == 1:
+            return made[0]
+        return xr.concat(made, "layer", coords="minimal", compat="override", join="outer")
+    if "head" in keep and len({tuple(part["head"].values.tolist()) for part in made}) > 1:
+        counts = sorted({part.sizes["head"] for part in made})
+        raise InvalidValueError(
+            f"layers have {counts} heads: a map per head over all of them has no meaning; "
+            "choose layers= of one head count or keep layer too"
+        )
+    return fold(lambda total, part: total + part, made)
+
+
+def _label(
+    trace: Trace, result: xr.DataArray, parts: list[Part], target: tuple[int, int] | None, calls: list[int] | None
+) -> xr.DataArray:
+    coords: dict[str, Any] = dict(run_coords(trace))
+    if "t" in result.dims:
+        place = slice(None) if calls is None else calls
+        coords |= {
+            name: trace.runs[name].isel(t=place).reset_coords(drop=True) for name in ("t", "step", "timestep", "sigma")
+        }
+    if "key" in result.dims:
+        own = trace.dataset(parts[0].name)
+        tokens = {str(name): coord for name, coord in own.coords.items() if "key" in coord.dims}
+        if "branch" not in result.dims and "branch" in result.coords:
+            tokens = {
+                name: coord.sel(branch=result["branch"].item()) if "branch" in coord.dims else coord
+                for name, coord in tokens.items()
+            }
+        coords |= {name: coord.reset_coords(drop=True) for name, coord in tokens.items()}
+    elif target is not None:
+        coords |= {dim: np.arange(size) for dim, size in zip(result.dims[-2:], target, strict=True)}
+    return result.assign_coords(coords)
+
+
+def _kept(keep: str | Iterable[str], branch: str | None) -> tuple[str, ...]:
+    names = (keep,) if isinstance(keep, str) else tuple(keep)
+    for name in names:
+        if name not in KEEP:
+            raise unknown_name("axis to keep", name, KEEP)
+    if ("branch" in names) != (branch is None):
+        raise InvalidValueError("branch=None and 'branch' in keep go together: name one branch, or keep them apart")
+    return names
+
+
+def _branch(trace: Trace, branch: str) -> str:
+    if branch not in trace.branches:
+        raise unknown_name("branch", branch, trace.branches, where=trace.where)
+    return branch
+
+
+def _chosen_heads(parts: list[Part]) -> list[str]:
+    return [
+        f"{path}:{head}={weight:g}" if weight != 1 else f"{path}:{head}"
+        for part in parts
+        for path, row in zip(part.labels, part.weights.values, strict=True)
+        for head, weight in zip(part.weights["head"].values.tolist(), row.tolist(), strict=True)
+        if weight != 0
+    ]
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _said(wanted: Any) -> str:
+    """Words for a selection in the attributes."""
+    if wanted is None:
+        return "all"
+    if isinstance(wanted, str):
+        return wanted
+    name = getattr(wanted, "name", None)
+    return str(name) if name else f"mask of {'x'.join(str(size) for size in np.shape(wanted))}"

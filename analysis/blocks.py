@@ -1,0 +1,154 @@
+"""Blocks of attention from stored arrays: what is read together, and what a block function gets."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attlas.analysis import kernels
+from attlas.analysis.trace import Trace
+from attlas.schemas.errors import NotRecordedError
+
+__all__ = ["DIMS", "Inputs", "attention_block", "mean_block", "summaries_block"]
+
+DIMS = ("run", "branch", "t", "layer", "head", "query", "key")
+
+
+class Inputs:
+    """Stored arrays from which a leaf's logits come, cut to the wanted branches, calls, layers and heads."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        leaf: str,
+        direction: str,
+        *,
+        branches: Sequence[str] | None = None,
+        calls: list[int] | None = None,
+        place: dict[str, list[int]] | None = None,
+    ) -> None:
+        dataset = trace.dataset(leaf)
+        dense = "log_attention" in dataset
+        if not dense and "query_vectors" not in dataset:
+            raise NotRecordedError(
+                f"{trace.where}: leaf {leaf} holds summaries only, and this needs its attention; "
+                'record with Capture(detail="full")'
+            )
+        names = ["log_attention"] if dense else ["query_vectors", "key_vectors"]
+        if dense and direction == "r2g":
+            if "logsumexp" not in dataset:
+                raise NotRecordedError(
+                    f"{trace.where}: leaf {leaf} has log_attention without logsumexp; the softmax over queries needs "
+                    'the logits, which attention alone does not tell: record with Capture(detail="full")'
+                )
+            names.append("logsumexp")
+        dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
+        self.dataset = dataset if branches is None else dataset.sel(branch=list(branches))
+        self.names = names
+        self.device = trace.device
+        self.chunks = self.dataset[names[0]].variable.chunks or ()
+
+    def blockwise(
+        self,
+        function: Callable[..., NDArray[np.float32]],
+        dims: tuple[str, ...],
+        shape: tuple[int, ...],
+        chunks: tuple[tuple[int, ...], ...] | None,
+        *,
+        weights: da.Array | None = None,
+        **options: Any,
+    ) -> da.Array:
+        """Apply `function` to aligned blocks; core dims (query, key, channel) are one chunk each."""
+        lead = self.chunks[:5] if chunks is None else chunks[:5]
+        pairs: list[Any] = []
+        for name in self.names:
+            variable = self.dataset[name].variable
+            wanted = tuple(
+                lead[DIMS.index(str(dim))] if dim in DIMS[:5] else variable.sizes[dim] for dim in variable.dims
+            )
+            pairs += [variable.data.rechunk(wanted), tuple(str(dim) for dim in variable.dims)]
+        if weights is not None:
+            pairs += [weights.rechunk((lead[0], lead[1], weights.shape[2])), ("run", "branch", "averaged")]
+        return da.blockwise(
+            function,
+            dims,
+            *pairs,
+            dims=pairs[1::2],
+            device=self.device,
+            **options,
+            new_axes={dims[-1]: shape[-1]} if dims[-1] == "both" else None,
+            concatenate=True,
+            align_arrays=False,
+            dtype=np.float32,
+            meta=np.empty((0,) * len(dims), np.float32),
+        )
+
+
+def attention_block(*arrays: NDArray[Any], dims: Any, device: str, direction: str) -> NDArray[np.float32]:
+    """Softmax of a block of logits."""
+    stack = _Stack(arrays, dims, device)
+    return stack.collect(lambda place: kernels.attention(stack.logits(place), direction), stack.matrix)
+
+
+def mean_block(*arrays: NDArray[Any], dims: Any, device: str, direction: str, onto: str) -> NDArray[np.float32]:
+    """Mean over one token axis of a block, weighted where the last array holds weights."""
+    weighted = dims[-1][-1] == "averaged"
+    stack = _Stack(arrays[:-1] if weighted else arrays, dims[:-1] if weighted else dims, device)
+    share = stack.expand(arrays[-1], dims[-1]) if weighted else None
+    size = stack.matrix[1 if onto == "key" else 0]
+
+    def mean(place: slice) -> Tensor:
+        own = None if share is None else share[place].to(device)
+        return kernels.direction_mean(stack.logits(place), direction, onto, own)
+
+    return stack.collect(mean, (size,))
+
+
+def summaries_block(*arrays: NDArray[Any], dims: Any, device: str) -> NDArray[np.float32]:
+    """Both summaries of a block, g2r then r2g along the last axis."""
+    stack = _Stack(arrays, dims, device)
+    queries, keys = stack.matrix
+    return stack.collect(lambda place: torch.cat(kernels.direction_means(stack.logits(place)), -1), (keys + queries,))
+
+
+class _Stack:
+    """Input blocks as flat stacks of matrices, read a cacheful at a time."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], dims: Sequence[tuple[str, ...]], device: str) -> None:
+        self.dense = dims[0][-1] == "key"
+        self.lead = arrays[0].shape[:5]
+        self.device = device
+        self.stacks = [self.expand(array, own) for array, own in zip(arrays, dims, strict=True)]
+        queries = arrays[0].shape[5]
+        self.matrix = (queries, arrays[0].shape[6] if self.dense else arrays[1].shape[-2])
+
+    def expand(self, array: NDArray[Any], dims: tuple[str, ...]) -> Tensor:
+        """Put the five leading dims of a block into one, repeating it where it lacks one (K without t; weights)."""
+        rest = [size for dim, size in zip(dims, array.shape, strict=True) if dim not in DIMS[:5]]
+        shape = [array.shape[dims.index(dim)] if dim in dims else 1 for dim in DIMS[:5]]
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(*shape, *rest)
+        return tensor.expand(*self.lead, *rest).reshape(-1, *rest)
+
+    def first(self, place: slice) -> Tensor:
+        return self.stacks[0][place].to(self.device)
+
+    def logits(self, place: slice) -> Tensor:
+        """Logits of some matrices; those of g2r from log_attention are shifted row by row, which it does not feel."""
+        if not self.dense:
+            return kernels.logits_from_factors(self.first(place), self.stacks[1][place].to(self.device))
+        if len(self.stacks) == 1:
+            return self.first(place).to(torch.float32, copy=True)
+        return kernels.logits_from_log_attention(self.first(place), self.stacks[1][place].to(self.device))
+
+    def collect(self, function: Callable[[slice], Tensor], rest: tuple[int, ...]) -> NDArray[np.float32]:
+        """Results of all matrices, in the block's shape."""
+        count = int(np.prod(self.lead))
+        made = np.empty((count, *rest), np.float32)
+        with torch.inference_mode():
+            for place in kernels.blocks(count, *self.matrix):
+                made[place] = function(place).cpu().numpy()
+        return made.reshape(*self.lead, *rest)

@@ -1,0 +1,127 @@
+"""Attention from logits or factors: torch blocks without labels, on any device, always in float32.
+
+Shapes are written ``(..., query, key)``; whatever stands before broadcasts. ``logits`` are
+``Q_scaled K^T`` plus the mask. g2r is the softmax over keys, r2g the softmax over queries of the same logits
+(I2AM eq. 6). A key that no query may see (a column of -inf) has r2g 0; NaN anywhere in a row or column stays NaN.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "attention",
+    "direction_mean",
+    "direction_means",
+    "logits_from_factors",
+    "logits_from_log_attention",
+]
+
+UNDERFLOW = 1e-25
+"""A row or column sum of the shared exponential below this has lost digits (float32 ends near 1e-38)."""
+
+BLOCK_ELEMENTS = 2**19
+"""Logits computed at a time, 2 MiB in float32: what a core's cache holds while they are read again."""
+
+
+def logits_from_factors(query_vectors: Tensor, key_vectors: Tensor) -> Tensor:
+    """Logits ``(..., query, key)`` in float32 from Q ``(..., query, channel)`` and K ``(..., key, channel)``."""
+    return query_vectors.float() @ key_vectors.float().transpose(-1, -2)
+
+
+def logits_from_log_attention(log_attention: Tensor, logsumexp: Tensor) -> Tensor:
+    """Logits in float32 from ln of the softmax over keys and the logsumexp ``(..., query)`` of its rows."""
+    return log_attention.float() + logsumexp.float().unsqueeze(-1)
+
+
+def attention(logits: Tensor, direction: str) -> Tensor:
+    """Softmax of `logits` over keys (``g2r``: rows sum to 1) or over queries (``r2g``: columns sum to 1)."""
+    axis = _softmax_axis(direction)
+    exponential, total = _exponential(logits, axis)
+    return exponential.mul_(_reciprocal(total).unsqueeze(axis))
+
+
+def direction_mean(logits: Tensor, direction: str, onto: str, weights: Tensor | None = None) -> Tensor:
+    """Weighted mean of the attention over the axis that is not kept; one exponential, no attention matrix.
+
+    Parameters
+    ----------
+    logits
+        ``(..., query, key)``; overwritten.
+    direction
+        ``g2r`` or ``r2g``: the softmax's axis.
+    onto
+        ``key`` averages over queries and keeps keys; ``query`` the other way.
+    weights
+        ``(..., n)`` along the averaged axis, not negative; they are divided by their sum, so that all
+        zeros give NaN. None weighs all alike.
+
+    Returns
+    -------
+    ``(..., key)`` or ``(..., query)``, float32.
+    """
+    softmax = _softmax_axis(direction)
+    averaged = -2 if onto == "key" else -1
+    exponential, total = _exponential(logits, softmax)
+    inverse = _reciprocal(total)
+    if weights is None:
+        share = torch.full_like(exponential.select(-3 - averaged, 0), 1 / exponential.shape[averaged])
+    else:
+        share = weights.to(exponential) / weights.to(exponential).sum(-1, keepdim=True)
+        share = share.expand(exponential.select(-3 - averaged, 0).shape)
+    if averaged != softmax:
+        return _contract(exponential, share * inverse, averaged)
+    return _contract(exponential, share, averaged).mul_(inverse)
+
+
+def direction_means(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of both directions, g2r ``(..., key)`` and r2g ``(..., query)``, from one shared exponential.
+
+    With ``E = exp(S - max)``, ``r = E 1`` and ``c = E^T 1``: ``g2r = E^T (1/r) / n_query`` and
+    ``r2g = E (1/c) / n_key``. A matrix with a row or column far below its maximum, whose sum underflows, is
+    done by two softmaxes instead.
+    """
+    queries, keys = logits.shape[-2:]
+    flat = logits.reshape(-1, queries, keys)
+    top = flat.amax((-2, -1), keepdim=True)
+    exponential = torch.exp(flat - torch.where(top.isinf(), 0.0, top))
+    rows, columns = exponential.sum(-1), exponential.sum(-2)
+    g2r = _contract(exponential, rows.reciprocal(), -2) / queries
+    r2g = _contract(exponential, columns.reciprocal(), -1) / keys
+    safe = (rows.amin(-1) > UNDERFLOW) & (columns.amin(-1) > UNDERFLOW)
+    for index in torch.nonzero(~safe).flatten().tolist():
+        g2r[index] = direction_mean(flat[index].clone(), "g2r", "key")
+        r2g[index] = direction_mean(flat[index].clone(), "r2g", "query")
+    lead = logits.shape[:-2]
+    return g2r.reshape(*lead, keys), r2g.reshape(*lead, queries)
+
+
+def blocks(matrices: int, queries: int, keys: int) -> Iterator[slice]:
+    """Slices over a flat stack of `matrices`, so that no more than about `BLOCK_ELEMENTS` logits exist at a time."""
+    step = max(1, BLOCK_ELEMENTS // (queries * keys))
+    for start in range(0, matrices, step):
+        yield slice(start, min(start + step, matrices))
+
+
+def _softmax_axis(direction: str) -> int:
+    return -1 if direction == "g2r" else -2
+
+
+def _exponential(logits: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """exp(S - max) along `axis`, in place, and its sums: the largest entry of each line is 1, so none underflows."""
+    top = logits.amax(axis, keepdim=True)
+    # A line of -inf only (a masked key) would give inf - inf.
+    exponential = logits.sub_(torch.where(top == -torch.inf, 0.0, top)).exp_()
+    return exponential, exponential.sum(axis)
+
+
+def _reciprocal(total: Tensor) -> Tensor:
+    return torch.where(total == 0, 0.0, total.reciprocal())
+
+
+def _contract(matrix: Tensor, vector: Tensor, axis: int) -> Tensor:
+    """Sum of `matrix` times `vector` over `axis` (-2 or -1)."""
+    if axis == -2:
+        return (vector.unsqueeze(-2) @ matrix).squeeze(-2)
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

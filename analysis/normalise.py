@@ -1,0 +1,117 @@
+"""From scores to pictures: normalisation and thresholds, each by the name of its rule."""
+
+import numpy as np
+import xarray as xr
+
+from attlas.analysis.resample import spatial_dims
+from attlas.schemas.errors import InvalidValueError, unknown_name
+
+__all__ = ["EPSILON", "MODES", "NORMALISE_RULES", "THRESHOLD_RULES", "normalize", "threshold"]
+
+NORMALISE_RULES = ("minmax", "sum", "none")
+THRESHOLD_RULES = ("minmax", "max", "percentile")
+MODES = ("hard", "soft")
+EPSILON = np.float32(1e-8)
+"""Added to max - min, as both papers' code does: a constant map becomes 0, not NaN."""
+
+
+def normalize(values: xr.DataArray, rule: str = "minmax") -> xr.DataArray:
+    """Each map of `values` scaled by itself.
+
+    Parameters
+    ----------
+    values
+        Maps; two spatial dims, or ``key`` where the keys are tokens. Not negative for ``sum``.
+    rule
+        ``minmax``: ``(m - min) / (max - min + 1e-8)``, in [0, 1), a constant map gives 0;
+        ``sum``: divided by the sum, so that a map is a distribution; ``none``: untouched.
+
+    Returns
+    -------
+    Same dims, float32, unit 1. Lazy if `values` is lazy. A map with a NaN becomes NaN.
+
+    Raises
+    ------
+    UnknownNameError
+        For another `rule`.
+
+    Examples
+    --------
+    >>> m = xr.DataArray([[1.0, 3.0], [2.0, 5.0]], dims=("y", "x"))
+    >>> normalize(m).values.tolist()
+    [[0.0, 0.5], [0.25, 1.0]]
+    """
+    if rule not in NORMALISE_RULES:
+        raise unknown_name("normalise rule", rule, NORMALISE_RULES)
+    made = values.astype(np.float32)
+    dims = map_dims(values)
+    if rule == "minmax":
+        low, high = made.min(dims, skipna=False), made.max(dims, skipna=False)
+        made = (made - low) / (high - low + EPSILON)
+    elif rule == "sum":
+        made = made / made.sum(dims, skipna=False)
+    made.attrs = {**values.attrs, "normalise": rule}
+    return made.transpose(*values.dims).rename(values.name)
+
+
+def threshold(values: xr.DataArray, tau: float = 0.4, *, rule: str = "minmax", mode: str = "hard") -> xr.DataArray:
+    """Which cells of each map are high.
+
+    Parameters
+    ----------
+    values
+        Maps; two spatial dims, or ``key`` where the keys are tokens.
+    tau
+        Threshold; 0.4 in both papers. In [0, 1], for ``percentile`` in [0, 100].
+    rule
+        ``minmax``: min-max normalised value ``> tau`` (I2AM eq. 5; DAAM's released code);
+        ``max``: value ``>= tau * max`` (DAAM eq. 8);
+        ``percentile``: value ``>`` the map's own `tau`-th percentile.
+    mode
+        ``hard``: 1 where high, else 0 (DAAM eq. 8). ``soft``: the value where high, else 0 (I2AM eq. 5); the
+        min-max normalised value under rule ``minmax``.
+
+    Returns
+    -------
+    Same dims, float32. Lazy if `values` is lazy. A map with a NaN becomes NaN.
+
+    Raises
+    ------
+    UnknownNameError
+        For another `rule` or `mode`.
+    InvalidValueError
+        If `tau` is out of range.
+
+    Examples
+    --------
+    >>> m = xr.DataArray([[2.0, 4.0], [3.0, 6.0]], dims=("y", "x"))
+    >>> threshold(m, 0.5).values.tolist()  # minmax: 0, 0.5, 0.25, 1
+    [[0.0, 0.0], [0.0, 1.0]]
+    >>> threshold(m, 0.5, rule="max").values.tolist()  # at least 3
+    [[0.0, 1.0], [1.0, 1.0]]
+    """
+    if rule not in THRESHOLD_RULES:
+        raise unknown_name("threshold rule", rule, THRESHOLD_RULES)
+    if mode not in MODES:
+        raise unknown_name("threshold mode", mode, MODES)
+    top = 100 if rule == "percentile" else 1
+    if not 0 <= tau <= top:
+        raise InvalidValueError(f"threshold {tau!r} is out of range; 0 to {top} is accepted for rule {rule!r}")
+    made = normalize(values, "minmax" if rule == "minmax" else "none")
+    dims = map_dims(values)
+    if rule == "minmax":
+        high = made > tau
+    elif rule == "max":
+        high = made >= np.float32(tau) * made.max(dims, skipna=False)
+    else:
+        high = made > made.quantile(tau / 100, dims, skipna=False).drop_vars("quantile").astype(np.float32)
+    kept = made if mode == "soft" else xr.ones_like(made)
+    broken = made.isnull().any(dims)
+    kept = kept.where(high, np.float32(0)).where(~broken)
+    kept.attrs = {**made.attrs, "threshold": f"{rule} {tau:g} {mode}"}
+    return kept.transpose(*values.dims).rename(values.name)
+
+
+def map_dims(values: xr.DataArray) -> tuple[str, ...]:
+    """Dims of one map: its two spatial dims, or ``key`` where the keys are tokens."""
+    return ("key",) if values.dims and values.dims[-1] == "key" else spatial_dims(values)

@@ -1,0 +1,119 @@
+"""From zarr arrays to dask arrays: one dask chunk a shard, complete runs only, damage named.
+
+The one place of the package that touches zarr.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from attlas.schemas.errors import CorruptDataError
+
+__all__ = ["ShardReader", "labels", "lazy_variable"]
+
+DECODE_ERRORS = (ValueError, RuntimeError, IndexError, EOFError, OSError, struct.error)
+"""What zarr and its codecs raise for a flipped bit, a truncated or an unreadable file."""
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """Array-like view of the chosen rows of one stored array; every read decodes and checks whole chunks.
+
+    A chunk that fails its checksum, or that a complete run lacks, raises `CorruptDataError` with the array and
+    the run's label: it never yields a number.
+    """
+
+    array: "zarr.Array[Any]"
+    where: str
+    rows: tuple[int, ...]
+    ids: tuple[str, ...]
+    complete: tuple[bool, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape with the chosen rows only."""
+        return (len(self.rows), *self.array.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of dims."""
+        return len(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype that reads give: text comes as objects."""
+        return np.dtype(object) if _is_text(self.array) else np.dtype(self.array.dtype)
+
+    def __dask_tokenize__(self) -> Any:
+        """Name of the graph: the same rows of the same array."""
+        return ("attlas", self.where, id(self.array.store), self.array.path, self.rows)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read; `key` is a tuple of slices or whole numbers, one per dim or fewer."""
+        key = key if isinstance(key, tuple) else (key,)
+        picked, rest = key[0], tuple(key[1:])
+        if isinstance(picked, (int, np.integer)):
+            return self._read(int(picked), rest)
+        wanted = np.arange(len(self.rows))[picked]
+        parts = [self._read(int(place), rest) for place in wanted]
+        return np.stack(parts) if parts else np.empty((0, *self.array[(slice(0, 0), *rest)].shape[1:]), self.dtype)
+
+    def _read(self, place: int, rest: tuple[Any, ...]) -> NDArray[Any]:
+        name = f"{self.array.path} of run {self.ids[place]!r} in {self.where}"
+        try:
+            values = np.asarray(self.array[(self.rows[place], *rest)])
+        except DECODE_ERRORS as err:
+            raise CorruptDataError(
+                f"{name} cannot be read: {err}; `attlas validate --deep` lists all damage, "
+                "recording the run again repairs it"
+            ) from err
+        if self.complete[place] and _absent(values):
+            raise CorruptDataError(
+                f"{name} holds only NaN though the run is complete: its shard is missing, or the model gave NaN; "
+                "`attlas validate` tells which"
+            )
+        return values.astype(object) if _is_text(self.array) else values
+
+
+def lazy_variable(reader: ShardReader) -> xr.Variable:
+    """Dask-backed variable of a stored array; a chunk is a shard (inner chunks would be read one by one)."""
+    array = reader.array
+    shard = tuple(array.shards or array.chunks)
+    chunks = (1, *(min(size, length) or 1 for size, length in zip(shard[1:], array.shape[1:], strict=True)))
+    dims = tuple(array.metadata.dimension_names or ())
+    attrs = {name: array.attrs[name] for name in ("units", "description") if name in array.attrs}
+    lazy = da.from_array(
+        reader, chunks=chunks, asarray=False, fancy=False, meta=np.empty((0,) * reader.ndim, reader.dtype)
+    )
+    return xr.Variable(dims, lazy, attrs)
+
+
+def labels(array: "zarr.Array[Any]", rows: tuple[int, ...] | None = None) -> xr.Variable:
+    """A small array, read now; only `rows` where its first dim is the run. Text as fixed-width unicode."""
+    try:
+        values = np.asarray(array[...])
+    except DECODE_ERRORS as err:
+        raise CorruptDataError(
+            f"{array.path} cannot be read: {err}; `attlas validate --deep` lists all damage"
+        ) from err
+    values = values.astype(object).astype(str) if _is_text(array) else values
+    values = values if rows is None else values[list(rows)]
+    attrs = {name: array.attrs[name] for name in ("units", "description") if name in array.attrs}
+    return xr.Variable(tuple(array.metadata.dimension_names or ()), values, attrs)
+
+
+def _is_text(array: "zarr.Array[Any]") -> bool:
+    return array.dtype.kind in "OTU"
+
+
+def _absent(values: NDArray[Any]) -> bool:
+    """Whether a floating block is all fill (NaN): zarr reads a chunk that is not there as fill."""
+    return (
+        values.dtype.kind == "f" and values.size > 0 and bool(np.isnan(values.flat[0])) and bool(np.isnan(values).all())
+    )

@@ -1,0 +1,139 @@
+"""One leaf's share of a map: from a summary where that suffices, from the full arrays where it must be."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from attlas.analysis.attention import means, run_coords
+from attlas.analysis.selection import Part
+from attlas.analysis.trace import Trace
+from attlas.analysis.weights import axis_weights
+from attlas.schemas.errors import NotRecordedError, unknown_name
+
+__all__ = ["SOURCES", "Question", "leaf_term"]
+
+SOURCES = ("auto", "summary", "full")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every leaf: the direction, the axis that the map lives on, and what is looked at."""
+
+    direction: str
+    onto: str
+    branches: tuple[str, ...]
+    calls: list[int] | None
+    keys: Any
+    queries: Any
+    time: bool
+    source: str
+
+    @property
+    def averaged(self) -> str:
+        """The axis that is averaged away."""
+        return "query" if self.onto == "key" else "key"
+
+
+def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArray, str]:
+    """Mean of the chosen attention over the averaged axis, and the array that it was read from.
+
+    Lazy, ``(run, branch[, t], layer, head, onto)`` in float32; t is summed away already where it came from
+    ``attention_mean``. Entries that are not chosen along ``onto`` are 0.
+    """
+    if question.source not in SOURCES:
+        raise unknown_name("source", question.source, SOURCES)
+    chosen = {"key": question.keys, "query": question.queries}
+    weights = axis_weights(trace, part.name, question.averaged, chosen[question.averaged], question.branches)
+    source = _source(trace, part, question, weights is not None)
+    if source == "full":
+        term = means(
+            trace,
+            part.name,
+            question.direction,
+            question.onto,
+            weights,
+            branches=question.branches,
+            calls=question.calls,
+            place=part.place,
+        )
+    elif source == "attention_mean":
+        term = _from_time_mean(trace, part, question, weights)
+    else:
+        place = {**part.place, **({} if question.calls is None else {"t": question.calls})}
+        term = trace.dataset(part.name)[source].isel(place).sel(branch=list(question.branches))
+    kept = axis_weights(trace, part.name, question.onto, chosen[question.onto], question.branches)
+    if kept is not None:
+        term = term * xr.DataArray(kept, dims=("run", "branch", question.onto))
+    term = term.reset_coords(drop=True).assign_coords(run_coords(trace))
+    return term.drop_vars(question.onto, errors="ignore"), source
+
+
+def _source(trace: Trace, part: Part, question: Question, weighted: bool) -> str:
+    """Name of the summary array that answers the question, or ``full``."""
+    stored = trace.dataset(part.name)
+    summary = None
+    if not weighted and (question.direction, question.onto) in (("g2r", "key"), ("r2g", "query")):
+        summary = question.direction
+    elif question.direction == "g2r" and not question.time and question.calls is None:
+        summary = "attention_mean"
+    if question.source != "full" and summary in stored:
+        return str(summary)
+    full = "log_attention" in stored or "query_vectors" in stored
+    if question.source != "summary" and full:
+        return "full"
+    raise NotRecordedError(f"{trace.where}: {_why(part, question, weighted, full)}")
+
+
+def _why(part: Part, question: Question, weighted: bool, full: bool) -> str:
+    if question.source == "full" or full:
+        asked = "has no full arrays" if question.source == "full" else "has no summary that answers this"
+        fix = 'Capture(detail="full")' if question.source == "full" else 'source="auto" to use its full arrays'
+        return f"leaf {part.name} {asked}; {'record with ' if question.source == 'full' else 'ask with '}{fix}"
+    if question.direction == "r2g":
+        what = f"r2g {'of chosen ' + ('keys' if question.onto == 'query' else 'queries') if weighted else 'onto keys'}"
+    elif question.time or question.calls is not None:
+        what = "single steps of chosen keys or queries (attention_mean keeps their mean over t only)"
+    else:
+        what = "chosen keys or queries (this leaf is too large to keep attention_mean, or is of another kind)"
+    return f'leaf {part.name} holds summaries only, which do not tell {what}; record with Capture(detail="full")'
+
+
+def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Array | None) -> xr.DataArray:
+    """Sum over t of the mean over the averaged axis: the number of calls times the stored mean over t."""
+    stored = trace.dataset(part.name)["attention_mean"].isel(part.place).sel(branch=list(question.branches))
+    dims = ("run", "branch", "layer", "head", question.onto)
+    variable = stored.variable
+    pairs: list[Any] = [variable.data, ("run", "branch", "layer", "head", "query", "key")]
+    if weights is not None:
+        lead = variable.chunks
+        pairs += [weights.rechunk((lead[0], lead[1], weights.shape[2])), ("run", "branch", "averaged")]
+    data = da.blockwise(
+        _time_mean_block,
+        dims,
+        *pairs,
+        onto=question.onto,
+        calls=trace.store.calls,
+        concatenate=True,
+        align_arrays=False,
+        dtype=np.float32,
+        meta=np.empty((0,) * 5, np.float32),
+    )
+    coords = {name: stored.coords[name] for name in ("branch", "layer", "head")}
+    return xr.DataArray(data, dims=dims, coords=coords)
+
+
+def _time_mean_block(
+    values: NDArray[np.float16], weights: NDArray[np.float32] | None = None, *, onto: str, calls: int
+) -> NDArray[np.float32]:
+    """`values` (run, branch, layer, head, query, key); float16 is cast before anything is summed."""
+    attention = values.astype(np.float32)
+    axis = -2 if onto == "key" else -1
+    if weights is None:
+        return attention.mean(axis) * np.float32(calls)
+    share = weights / weights.sum(-1, keepdims=True)
+    subscripts = "rblhqk,rbq->rblhk" if onto == "key" else "rblhqk,rbk->rblhq"
+    return np.asarray(np.einsum(subscripts, attention, share, optimize=True) * np.float32(calls))

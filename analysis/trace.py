@@ -1,0 +1,229 @@
+"""A trace: one store seen as a lazy, labelled xarray tree."""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from attlas.analysis.reading import ShardReader, labels, lazy_variable
+from attlas.schemas import ROOT_VARIABLES, Leaf, Manifest, Store, open_store
+from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
+
+__all__ = ["Trace", "open_trace"]
+
+TABLE = ("prompt", "seed", "request", "complete")
+CLOCK = ("step", "timestep", "sigma")
+PICTURES = ("generated_image", "reference_image")
+
+
+class Trace:
+    """The complete runs of a store as lazy labelled arrays; `open_trace` makes one.
+
+    Only the run table and the labels are in memory; every attention array is dask-backed, one chunk a shard.
+    Opening is a snapshot: runs that are recorded later are seen by opening again.
+
+    Attributes
+    ----------
+    store
+        The store behind it.
+    rows
+        Rows of the store that it shows.
+    device
+        Torch device on which kernels run.
+    """
+
+    def __init__(self, store: Store, rows: Iterable[int], *, device: str = "cpu") -> None:
+        self.store = store
+        self.rows = tuple(rows)
+        self.device = device
+        self._group = zarr.open_group(store.group.store, mode="r", use_consolidated=False)
+        self._datasets: dict[str, xr.Dataset] = {}
+
+    @property
+    def path(self) -> str | None:
+        """Folder or URL of the store; None in memory."""
+        return self.store.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the recordings are made of."""
+        return self.store.manifest
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Geometry by group path, such as ``text/16x16``; finest grid first within a kind."""
+        return self.store.leaves
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of attention that the store holds."""
+        return tuple(dict.fromkeys(leaf.kind for leaf in self.leaves.values()))
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Guidance branches, in stored order."""
+        return self.store.branches
+
+    @cached_property
+    def runs(self) -> xr.Dataset:
+        """The run table, in memory: prompt, seed, request, complete ``(run,)``; step, timestep, sigma ``(run, t)``."""
+        names = ("run", *TABLE, *CLOCK)
+        variables = {name: labels(self._group[name], self.rows) for name in names}
+        dataset = xr.Dataset({**variables, "t": labels(self._group["t"])})
+        return dataset.set_coords([*CLOCK, "t", "run"])
+
+    @cached_property
+    def run_ids(self) -> tuple[str, ...]:
+        """Labels of the runs."""
+        return tuple(str(name) for name in self.runs["run"].values)
+
+    @cached_property
+    def tree(self) -> xr.DataTree:
+        """The whole store as an xarray tree: run table and pictures at the root, a node per leaf, annotations."""
+        root = self.runs.assign_coords(branch=("branch", np.asarray(self.branches)))
+        pictures = {name: self._lazy(name) for name in PICTURES if name in self._group}
+        nodes = {"/": root.assign(pictures), **{f"/{name}": self.dataset(name) for name in self.leaves}}
+        if "annotations" in self._group:
+            nodes["/annotations"] = self.annotations.drop_vars("run")
+        tree = xr.DataTree.from_dict(nodes)
+        tree.attrs = {"attlas": dict(self._group.attrs["attlas"])}
+        return tree
+
+    @property
+    def images(self) -> xr.DataArray:
+        """Generated images, uint8 (run, image_y, image_x, rgb), lazy."""
+        return self._labelled(self._lazy("generated_image"), "generated_image")
+
+    @property
+    def reference(self) -> xr.DataArray:
+        """Reference images, uint8 (run, reference_y, reference_x, rgb), lazy; `NotRecordedError` if there are none."""
+        if "reference_image" not in self._group:
+            raise NotRecordedError(f"{self.where} has no reference image: its pipeline takes none")
+        return self._labelled(self._lazy("reference_image"), "reference_image")
+
+    @cached_property
+    def annotations(self) -> xr.Dataset:
+        """What the user gave with each run, lazy; empty if nothing was given."""
+        names = sorted(self._group["annotations"].array_keys()) if "annotations" in self._group else []
+        variables = {name: self._lazy(f"annotations/{name}") for name in names}
+        return xr.Dataset(variables, coords={"run": self.runs["run"]})
+
+    def dataset(self, leaf: str) -> xr.Dataset:
+        """Stored arrays of one leaf, lazy, with its labels as coordinates; `leaf` as in ``leaves``."""
+        if leaf not in self.leaves:
+            raise unknown_name("leaf", leaf, self.leaves, where=self.where)
+        if leaf not in self._datasets:
+            geometry = self.leaves[leaf]
+            coords: dict[str, Any] = {"branch": ("branch", np.asarray(self.branches)), "t": self.runs["t"].variable}
+            data: dict[str, xr.Variable] = {}
+            for variable in geometry.variables():
+                if variable.name not in self._group[leaf]:
+                    continue
+                array = self._group[f"{leaf}/{variable.name}"]
+                if variable.role == "data":
+                    data[variable.name] = self._lazy(f"{leaf}/{variable.name}")
+                elif "run" in variable.dims:
+                    coords[variable.name] = self._lazy(f"{leaf}/{variable.name}")
+                else:
+                    coords[variable.name] = labels(array)
+            self._datasets[leaf] = xr.Dataset(data, coords, {"kind": geometry.kind, "grid": geometry.grid})
+        return self._datasets[leaf]
+
+    def attention(self, kind: str, direction: str = "g2r", grid: str | None = None) -> xr.DataArray:
+        """Attention of one leaf; see `attlas.analysis.attention.attention`."""
+        from attlas.analysis.attention import attention
+
+        return attention(self, kind, direction, grid)
+
+    def sel(self, runs: str | Iterable[str]) -> "Trace":
+        """Trace of the named runs only, in the given order; reads nothing.
+
+        Raises
+        ------
+        UnknownNameError
+            If a run is not there.
+        """
+        wanted = [runs] if isinstance(runs, str) else list(runs)
+        for name in wanted:
+            if name not in self.run_ids:
+                raise unknown_name("run", name, self.run_ids, where=self.where)
+        return self.isel([self.run_ids.index(name) for name in wanted])
+
+    def isel(self, runs: Iterable[int]) -> "Trace":
+        """Trace of the runs at these places; reads nothing."""
+        places = list(runs)
+        if any(not -len(self.rows) <= place < len(self.rows) for place in places):
+            raise InvalidValueError(f"run places {places} reach outside the {len(self.rows)} runs of {self.where}")
+        return Trace(self.store, [self.rows[place] for place in places], device=self.device)
+
+    @property
+    def where(self) -> str:
+        """The store's name in messages."""
+        return self.path or "the store in memory"
+
+    def __repr__(self) -> str:
+        """Short table of runs and leaves."""
+        lines = [f"<attlas trace of {self.where}: {len(self.rows)} runs, {self.store.calls} calls, branches "]
+        lines[0] += f"{', '.join(self.branches)}>"
+        lines += [
+            f"  {name:<14} {len(leaf.layers):>3} layers x {leaf.heads:>2} heads  {leaf.queries:>5} queries x "
+            f"{leaf.keys:>5} keys  {'summary' if leaf.encoding == 'none' else 'full, ' + leaf.encoding}"
+            for name, leaf in self.leaves.items()
+        ]
+        if len(self.annotations):
+            lines.append(f"  annotations    {', '.join(str(name) for name in self.annotations)}")
+        return "\n".join(lines)
+
+    def _lazy(self, name: str) -> xr.Variable:
+        flags = tuple(bool(flag) for flag in self.runs["complete"].values)
+        sure = flags if name not in ROOT_VARIABLES and not name.startswith("annotations/") else (False,) * len(flags)
+        return lazy_variable(ShardReader(self._group[name], self.where, self.rows, self.run_ids, sure))
+
+    def _labelled(self, variable: xr.Variable, name: str) -> xr.DataArray:
+        return xr.DataArray(variable, coords={"run": self.runs["run"]}, name=name)
+
+
+def open_trace(store: str | Path | Store | Any, *, incomplete: bool = False, device: str = "cpu") -> Trace:
+    """Open a store for analysis; reads the run table and labels, no attention.
+
+    Parameters
+    ----------
+    store
+        Folder, URL, an open `attlas.schemas.Store` (in memory or not), or a zarr store object.
+    incomplete
+        Also show runs that are unfinished or were interrupted; what they lack is NaN.
+    device
+        Torch device on which attention is computed from stored arrays, such as ``"cuda"``.
+
+    Returns
+    -------
+    Trace of the complete runs.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If nothing is at the path.
+    StoreExistsError, SchemaVersionError, StoreInvalidError
+        If what is there is no store, of a newer attlas, or broken.
+
+    Examples
+    --------
+    >>> from attlas.schemas import simulate_store
+    >>> open_trace(simulate_store(runs=2, kinds=("text",)))
+    <attlas trace of the store in memory: 2 runs, 3 calls, branches uncond, cond>
+      text/4x4         2 layers x  2 heads     16 queries x    10 keys  full, dense
+      annotations    cross, disc
+    """
+    if isinstance(store, (str, Path)):
+        opened = open_store(store)
+    elif isinstance(store, Store):
+        opened = store
+    else:
+        opened = Store(zarr.open_group(store, mode="r", use_consolidated=False), None)
+    done = opened.complete
+    rows = [row for row, name in enumerate(opened.run_ids) if name and (incomplete or done[row])]
+    return Trace(opened, rows, device=device)
