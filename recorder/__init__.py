@@ -1,1 +1,40 @@
-"""attlas."""
+"""Record the attention of a diffusion pipeline into a store, without changing what it draws.
+
+`import attlas.recorder` is cheap: torch and diffusers are imported when a name is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attlas.recorder.capture import Capture
+    from attlas.recorder.families import Family, register_family
+    from attlas.recorder.inventory import Site, sites
+    from attlas.recorder.jobs import record
+    from attlas.recorder.pipelines import load_pipeline
+    from attlas.recorder.recording import Recorder
+
+__all__ = ["Capture", "Family", "Recorder", "Site", "load_pipeline", "record", "register_family", "sites"]
+
+_HOME = {
+    "Capture": "capture",
+    "Family": "families",
+    "Recorder": "recording",
+    "Site": "inventory",
+    "load_pipeline": "pipelines",
+    "record": "jobs",
+    "register_family": "families",
+    "sites": "inventory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,71 @@
+"""The manifest of a recording: which weights, which sampler, which capture, which libraries."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attlas.recorder.capture import Capture
+from attlas.schemas import Manifest
+
+__all__ = ["describe", "model_digest"]
+
+SAMPLE = 1024
+"""Elements of each tensor that enter the digest, evenly spaced: all of a small one, some of every large one."""
+
+
+def describe(pipe: Any, capture: Capture, kinds: tuple[str, ...]) -> Manifest:
+    """Manifest of recordings of `pipe` under `capture`; `kinds` are those that it really takes."""
+    settings = {**capture.to_json(), "kinds": list(kinds)}
+    name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
+    return Manifest(
+        model=Path(name).name if Path(name).exists() else name,
+        model_digest=model_digest(pipe),
+        pipeline=type(pipe).__name__,
+        scheduler=_scheduler(pipe),
+        capture=settings,
+        versions={
+            "python": platform.python_version(),
+            **{
+                lib: importlib.metadata.version(lib) for lib in ("attlas", "torch", "diffusers", "transformers", "zarr")
+            },
+        },
+    )
+
+
+def _scheduler(pipe: Any) -> dict[str, Any]:
+    """Class and settings of the scheduler as plain JSON."""
+    config = {key: value for key, value in dict(pipe.scheduler.config).items() if not key.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps({"class": type(pipe.scheduler).__name__, **config}, default=str))
+    return plain
+
+
+def model_digest(pipe: Any) -> str:
+    """Hash that tells one set of weights from another, in well under a second for a large model.
+
+    BLAKE2b over every module of the pipeline: its class, and of each parameter and buffer the name, shape, dtype
+    and up to 1024 evenly spaced elements. A fine-tuning or an adapter changes it; so does another dtype.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in sorted(pipe.components.items()):
+        if not isinstance(module, torch.nn.Module):
+            continue
+        digest.update(f"{name} {type(module).__name__}\n".encode())
+        for label, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            digest.update(f"{label} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(_sampled_bytes(tensor.detach()))
+    return digest.hexdigest()
+
+
+def _sampled_bytes(tensor: torch.Tensor) -> bytes:
+    # A tensor that is offloaded to the meta device has no values here; its name and shape still count.
+    if tensor.is_meta or tensor.numel() == 0:
+        return b""
+    flat = tensor.reshape(-1)
+    if flat.numel() > SAMPLE:
+        flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLE, dtype=torch.float64, device=flat.device).long()]
+    return bytes(flat.contiguous().cpu().view(torch.uint8).numpy().tobytes())

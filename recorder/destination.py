@@ -1,0 +1,141 @@
+"""Where a recording goes: a store that is there and fits, or a new one."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attlas.schemas import Leaf, Manifest, Store, create_store, leaf_names, open_store
+from attlas.schemas.errors import InvalidValueError, ObservationError, StoreExistsError, StoreMismatchError
+
+__all__ = ["check_geometry", "check_present", "make_store", "open_matching", "storing"]
+
+
+@contextmanager
+def storing(path: str | None, what: str) -> Iterator[None]:
+    """Turn an error of the disk into one that says what it means for the recording."""
+    try:
+        yield
+    except OSError as err:
+        if isinstance(err, StoreExistsError):
+            raise
+        raise ObservationError(
+            f"writing {what} to {path or 'memory'} failed: {err}; complete runs there are intact: mend the cause and "
+            "record again, it goes on where it stopped"
+        ) from err
+
+
+def open_matching(path: str | None, manifest: Manifest) -> Store | None:
+    """Open the store at `path` if one is there, and check that `manifest` may be recorded into it.
+
+    Raises
+    ------
+    StoreExistsError, SchemaVersionError, StoreInvalidError
+        If what is there is no store that can be used.
+    StoreMismatchError
+        If it was made from another model, sampler or capture.
+    """
+    if path is None:
+        return None
+    if "://" in path:
+        raise InvalidValueError(f"{path} is a URL; a recording needs a local folder, which can be copied afterwards")
+    if not Path(path).exists():
+        _check_parent(Path(path))
+        return None
+    store = open_store(path)
+    different = store.manifest.differences(manifest)
+    if different:
+        raise StoreMismatchError(_mismatch(path, different))
+    return store
+
+
+def make_store(
+    path: str | None,
+    manifest: Manifest,
+    leaves: tuple[Leaf, ...],
+    branches: tuple[str, ...],
+    kept: tuple[int, ...],
+    image_shape: tuple[int, int],
+    reference_shape: tuple[int, int] | None,
+) -> Store:
+    """Create the store in one step: it is laid out under another name and renamed when it is whole.
+
+    So a killed recorder leaves no half-made store, and of two that begin at once the second finds the first's.
+    """
+    details = (manifest, leaves, branches, len(kept), image_shape, reference_shape)
+    if path is None:
+        return create_store(None, *details, t_labels=kept)
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        create_store(draft, *details, t_labels=kept)
+        try:
+            draft.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    store = open_store(target)
+    different = store.manifest.differences(manifest)
+    if different:
+        raise StoreMismatchError(_mismatch(path, different))
+    return store
+
+
+def check_geometry(
+    store: Store,
+    leaves: tuple[Leaf, ...],
+    branches: tuple[str, ...],
+    kept: tuple[int, ...],
+    image_shape: tuple[int, int],
+    reference_shape: tuple[int, int] | None,
+) -> None:
+    """Check that a run of this geometry fits into `store`; every difference is named at once."""
+    different = []
+    labels = tuple(int(label) for label in store.group["t"][...])
+    pairs = {
+        "calls": (labels, kept),
+        "branches": (store.branches, branches),
+        "picture size": (store.image_shape, image_shape),
+        "reference size": (store.reference_shape, reference_shape),
+    }
+    for what, (held, got) in pairs.items():
+        if held != got:
+            different.append(f"{what}: store has {_short(held)}, got {_short(got)}")
+    new = dict(zip(leaf_names(leaves), leaves, strict=True))
+    for name in sorted(new.keys() | store.leaves.keys()):
+        if name not in new or name not in store.leaves:
+            different.append(f"leaf {name}: only in {'this run' if name in new else 'the store'}")
+        elif new[name] != store.leaves[name]:
+            fields = [f for f in vars(new[name]) if getattr(new[name], f) != getattr(store.leaves[name], f)]
+            different.append(f"leaf {name}: {', '.join(fields)} differ")
+    if different:
+        raise StoreMismatchError(_mismatch(store.path or "the store in memory", different))
+
+
+def check_present(store: Store) -> None:
+    """Raise if the store's folder went away while it was written."""
+    if store.path is not None and not (Path(store.path) / "zarr.json").is_file():
+        raise ObservationError(f"the store {store.path} vanished while a run was recorded; record again")
+
+
+def _check_parent(path: Path) -> None:
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        problem = "is no folder" if not parent.is_dir() else "cannot be written to"
+        raise InvalidValueError(f"a store cannot be made at {path}: {parent} {problem}")
+
+
+def _short(value: tuple[object, ...] | None) -> str:
+    if value is None:
+        return "none"
+    return str(value) if len(value) <= 4 else f"{len(value)} ({value[0]} to {value[-1]})"
+
+
+def _mismatch(path: str, different: list[str]) -> str:
+    lines = "\n".join(f"  {line}" for line in different)
+    return f"{path} holds recordings that this one cannot join:\n{lines}\nrecord into another store"

@@ -1,0 +1,161 @@
+"""What can be recorded in a pipeline: its attention modules, with kind, heads and the grids that they will have."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from attlas.recorder.capture import Capture
+from attlas.recorder.families import Family, denoiser_of, family_of
+from attlas.recorder.rehearsal import rehearse
+from attlas.schemas.errors import CaptureError, unknown_name
+
+__all__ = ["Site", "SiteList", "Subject", "attention_modules", "core", "select", "sites"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention module, and one kind of keys that it looks at.
+
+    ``path`` is the module's path inside the denoiser, as a store labels it. ``grid`` and ``keys`` are those of the
+    pipeline's default picture size, None where they show only in a run. ``order`` says which of the module's
+    kernel calls it is: an IP-Adapter module makes one for the text and then one for the image.
+    """
+
+    path: str
+    kind: str
+    heads: int
+    grid: tuple[int, int] | None = None
+    keys: int | None = None
+    order: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pipeline and what is wanted of it. ``orders`` counts the known kernel calls in one pass of each module."""
+
+    pipe: Any
+    family: Family
+    denoiser: nn.Module
+    capture: Capture
+    sites: tuple[Site, ...]
+    orders: Mapping[str, int]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds that are recorded."""
+        return tuple(dict.fromkeys(site.kind for site in self.sites))
+
+
+class SiteList(list[Site]):
+    """Sites of a pipeline; printed as a table."""
+
+    def __repr__(self) -> str:
+        """Return one aligned line for each site."""
+        rows = [("kind", "heads", "grid", "keys", "path")]
+        for site in self:
+            grid = "in a run" if site.grid is None else f"{site.grid[0]}x{site.grid[1]}"
+            keys = "in a run" if site.keys is None else str(site.keys)
+            rows.append((site.kind, str(site.heads), grid, keys, site.path))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+def sites(pipe: Any) -> SiteList:
+    """Every place of `pipe` whose attention can be recorded, in the order in which they compute.
+
+    Grids and key counts are those of the pipeline's default picture size, found by running an empty copy of the
+    denoiser's shapes; nothing is drawn and the pipeline is not touched.
+
+    Raises
+    ------
+    CaptureError
+        If the pipeline is of no known family or has no attention module.
+    """
+    family = family_of(pipe)
+    denoiser = core(denoiser_of(pipe, family))
+    found = _sites(denoiser, family)
+    shapes = rehearse(pipe, denoiser, {site.path for site in found})
+    order = {path: place for place, path in enumerate(shapes)}
+    listed = []
+    for site in sorted(found, key=lambda site: order.get(site.path, len(order))):
+        grid, keys = shapes.get(site.path, (None, None))
+        listed.append(Site(site.path, site.kind, site.heads, grid, None if site.order else keys, site.order))
+    return SiteList(listed)
+
+
+def core(denoiser: nn.Module) -> nn.Module:
+    """Return the module itself where `denoiser` is its compiled wrapper."""
+    inner = getattr(denoiser, "_orig_mod", denoiser)
+    return inner if isinstance(inner, nn.Module) else denoiser
+
+
+def attention_modules(denoiser: nn.Module) -> dict[str, nn.Module]:
+    """Attention modules below `denoiser` by path."""
+    return {
+        path: module
+        for path, module in denoiser.named_modules()
+        if isinstance(module, Attention | AttentionModuleMixin)
+    }
+
+
+def select(pipe: Any, capture: Capture) -> Subject:
+    """Find what `capture` asks for in `pipe`, or say what of it the pipeline does not have."""
+    family = family_of(pipe)
+    denoiser = core(denoiser_of(pipe, family))
+    found = _sites(denoiser, family)
+    present = tuple(dict.fromkeys(site.kind for site in found))
+    kinds = capture.kinds
+    if kinds is None:
+        kinds = tuple(kind for kind in present if kind != "self") or present
+    for kind in kinds:
+        if kind not in present:
+            raise unknown_name("kind", kind, present, where=f"{type(pipe).__name__}: it has no attention of that kind")
+    if "joint" in kinds:
+        raise CaptureError(
+            f"{type(pipe).__name__} has joint attention (text and picture share one softmax), which cannot be "
+            f"recorded; of it can be: {', '.join(kind for kind in present if kind != 'joint') or 'nothing'}"
+        )
+    chosen = [site for site in found if site.kind in kinds]
+    for pattern in capture.layers or ():
+        if not any(fnmatchcase(site.path, pattern) for site in chosen):
+            raise unknown_name("layer pattern", pattern, dict.fromkeys(site.path for site in chosen))
+    if capture.layers is not None:
+        chosen = [site for site in chosen if any(fnmatchcase(site.path, pattern) for pattern in capture.layers)]
+    _check_heads(chosen, capture.heads)
+    if capture.branches != "all":
+        for branch in capture.branches:
+            if branch not in family.branch_names:
+                raise unknown_name("branch", branch, family.branch_names, where=type(pipe).__name__)
+    return Subject(pipe, family, denoiser, capture, tuple(chosen), dict(Counter(site.path for site in found)))
+
+
+def _sites(denoiser: nn.Module, family: Family) -> list[Site]:
+    found = []
+    for path, module in attention_modules(denoiser).items():
+        cross = bool(getattr(module, "is_cross_attention", False))
+        heads = int(getattr(module, "heads", 0))
+        joint = getattr(module, "add_k_proj", None) is not None
+        found.append(Site(path, "joint" if joint else family.cross if cross else "self", heads))
+        if cross and hasattr(getattr(module, "processor", None), "to_k_ip"):
+            found.append(Site(path, "image", heads, order=1))
+    if not found:
+        raise CaptureError(f"{type(denoiser).__name__} has no attention module that attlas knows")
+    return found
+
+
+def _check_heads(chosen: list[Site], heads: Iterable[int] | None) -> None:
+    for site in chosen:
+        for head in heads or ():
+            if head >= site.heads:
+                raise CaptureError(
+                    f"head {head} is asked for, but {site.path} has {site.heads} heads, 0 to {site.heads - 1}; "
+                    "choose other heads, or layers that have it"
+                )

@@ -1,0 +1,121 @@
+"""`record`: many requests into one store, going on where an earlier attempt stopped."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from attlas.recorder.capture import Capture
+from attlas.recorder.job import Annotate
+from attlas.recorder.recording import Recorder
+from attlas.recorder.requests import Request
+from attlas.schemas import Store
+from attlas.schemas.errors import InvalidValueError, StoreExistsError
+
+__all__ = ["record"]
+
+
+def record(
+    pipe: Any,
+    path: str | Path | None,
+    requests: Iterable[Mapping[str, Any]],
+    capture: Capture | None = None,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    annotate: Annotate | None = None,
+) -> Store:
+    """Run every request through `pipe`, record it into the store at `path`, and return the finished store.
+
+    Parameters
+    ----------
+    pipe
+        A diffusers pipeline; it is left as it was found.
+    path
+        Folder of the store. None keeps it in memory.
+    requests
+        Dictionaries of pipeline arguments, each perhaps with ``seed``, ``annotations`` and ``id`` (by default the
+        place in the list, as ``0000``). All are checked before the first one runs.
+    capture
+        What to keep; ``Capture()`` by default.
+    resume
+        Whether runs that the store holds complete are skipped; so the same call after a crash makes the rest. If
+        False, nothing may be at `path`.
+    progress
+        Whether a bar on stderr shows denoiser calls done, rate and time left, in place of the pipeline's own.
+    annotate
+        See `Recorder`.
+
+    Returns
+    -------
+    The store, open, with one run for each picture.
+
+    Raises
+    ------
+    StoreExistsError
+        If `resume` is False and something is at `path`, or if what is there is no store.
+    StoreMismatchError
+        If the store is of another model, sampler, capture or geometry, or holds a run of the same id from another
+        request.
+    ObservationError
+        If a run cannot be recorded; complete runs stay.
+
+    Examples
+    --------
+    >>> from attlas.recorder import Capture, load_pipeline, record
+    >>> pipe = load_pipeline("demo:shapes")  # doctest: +SKIP
+    >>> requests = [{"prompt": "a red disc", "seed": seed} for seed in range(4)]
+    >>> record(pipe, "shapes.zarr", requests, Capture(kinds="text")).run_ids  # doctest: +SKIP
+    ['0000', '0001', '0002', '0003']
+    """
+    if not resume and path is not None and Path(path).exists():
+        raise StoreExistsError(f"{path} exists; leave out resume=False to add to it, or choose another path")
+    with Recorder(pipe, path, capture, annotate=annotate) as recorder:
+        prepared = [recorder.prepare(request, f"{index:04d}") for index, request in enumerate(requests)]
+        if not prepared:
+            raise InvalidValueError("there are no requests; give at least one")
+        _check_ids(prepared)
+        todo = [request for request in prepared if recorder.unfinished(request)]
+        left = sum(len(recorder.unfinished(request)) for request in todo)
+        with _bar(pipe, len(todo), show=progress) as ticked:
+            for request in todo:
+                recorder.run(request, capacity=left, ticked=ticked)
+                left -= request.pictures
+    return recorder.store
+
+
+def _check_ids(prepared: list[Request]) -> None:
+    seen: set[str] = set()
+    for request in prepared:
+        for run in request.ids:
+            if run in seen:
+                raise InvalidValueError(f"two requests have the id {run!r}; each run needs its own")
+            seen.add(run)
+
+
+@contextmanager
+def _bar(pipe: Any, requests: int, *, show: bool) -> "Iterator[Any]":
+    """Count denoiser calls of all requests on one bar; the pipeline's own bar is off meanwhile."""
+    missing = object()
+    before = getattr(pipe, "_progress_bar_config", missing)
+    pipe.set_progress_bar_config(**{**(before if isinstance(before, dict) else {}), "disable": True})
+    bar = tqdm(total=None, unit="call", disable=not show or not requests, dynamic_ncols=True)
+    done = 0
+
+    def ticked(calls: int) -> None:
+        nonlocal done
+        done += 1
+        bar.total = calls * requests
+        bar.set_description(f"run {min(requests, (done - 1) // calls + 1)}/{requests}", refresh=False)
+        bar.update()
+
+    try:
+        yield ticked
+    finally:
+        bar.close()
+        if before is missing:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = before

@@ -1,0 +1,204 @@
+"""Sees each attention kernel call of a denoiser, without changing what computes.
+
+A torch function mode sees `scaled_dot_product_attention`; hooks tell which module is computing. Nothing is
+replaced: the kernel gets the tensors that it would have got, and its result goes where it would have gone.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from attlas.schemas.errors import ObservationError
+
+__all__ = ["Sighting", "Watch"]
+
+_KERNEL = F.scaled_dot_product_attention
+_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One kernel call, with the live tensors: copy what you keep before you return.
+
+    Dims: ``query`` (row, head, query, channel), ``key`` (row, head, key, channel); ``mask`` broadcasts to
+    (row, head, query, key), boolean (True keeps) or additive. ``order`` counts the calls inside one module run.
+    """
+
+    path: str
+    order: int
+    grid: tuple[int, int] | None
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+
+
+@dataclass
+class _Frame:
+    """One attention module that is computing now."""
+
+    path: str
+    grid: tuple[int, int] | None
+    seen: int = 0
+
+
+class Watch:
+    """Context manager that calls `note` with a `Sighting` of each kernel call in the modules at `paths`.
+
+    Leaving it, by any road, takes every hook away. A module that computed unseen raises `ObservationError`.
+
+    Parameters
+    ----------
+    denoiser
+        Module whose attention counts; calls outside it (text encoders, autoencoders) are not seen.
+    paths
+        Paths of the attention modules inside `denoiser`.
+    note
+        Called inside the kernel's call, before anything else computes.
+    begin, end
+        Called before and after each forward pass of `denoiser`: `begin` with its arguments by name.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        paths: Collection[str],
+        note: Callable[[Sighting], None],
+        *,
+        begin: Callable[[tuple[Any, ...], dict[str, Any]], None] | None = None,
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        self._denoiser = denoiser
+        self._paths = frozenset(paths)
+        self._note = note
+        self._begin = begin
+        self._end = end
+        self._frames: list[_Frame] = []
+        self._grids: list[tuple[int, int] | None] = []
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for path, module in self._denoiser.named_modules():
+                if path in self._paths:
+                    self._hook(stack, module, self._enter_attention(path), self._leave_attention)
+                elif isinstance(module, Transformer2DModel):
+                    self._hook(stack, module, self._enter_transformer, self._leave_transformer)
+            self._hook(stack, self._denoiser, self._enter_denoiser, self._leave_denoiser)
+            stack.enter_context(_Mode(self._see))
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exit.close()
+        self._frames.clear()
+        self._grids.clear()
+
+    @staticmethod
+    def _hook(stack: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+        for handle in (
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, always_call=True),
+        ):
+            stack.callback(handle.remove)
+
+    def _enter_denoiser(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._frames.clear()
+        self._grids.clear()
+        if self._begin is not None:
+            self._begin(args, kwargs)
+
+    def _leave_denoiser(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        # torch calls an always-called hook with None when the module raised.
+        if output is not None and self._end is not None:
+            self._end()
+
+    def _enter_transformer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        grid = _picture_grid(args, kwargs)
+        if grid is not None and getattr(module, "is_input_patches", False):
+            grid = (grid[0] // int(module.patch_size), grid[1] // int(module.patch_size))  # type: ignore[arg-type]
+        self._grids.append(grid)
+
+    def _leave_transformer(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        if self._grids:
+            self._grids.pop()
+
+    def _enter_attention(self, path: str) -> Callable[..., None]:
+        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            grid = _picture_grid(args, kwargs) or (self._grids[-1] if self._grids else None)
+            self._frames.append(_Frame(path, grid))
+
+        return enter
+
+    def _leave_attention(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        frame = self._frames.pop() if self._frames else None
+        if output is not None and frame is not None and frame.seen == 0:
+            raise ObservationError(_unseen(frame.path, module))
+
+    def _see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not self._frames:
+            return
+        frame = self._frames[-1]
+        call = {**dict(zip(_PARAMETERS, args, strict=False)), **kwargs}
+        query, key = call["query"].detach(), call["key"].detach()
+        if query.ndim != 4 or key.ndim != 4:
+            raise ObservationError(
+                f"{frame.path} gave the attention kernel Q of shape {tuple(query.shape)} and K of shape "
+                f"{tuple(key.shape)}; (row, head, token, channel) is needed"
+            )
+        if call.get("enable_gqa"):
+            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        mask = call.get("attn_mask")
+        if call.get("is_causal"):
+            mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        scale = call.get("scale")
+        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        order, frame.seen = frame.seen, frame.seen + 1
+        self._note(Sighting(frame.path, order, frame.grid, query, key, mask, scale))
+
+
+class _Mode(TorchFunctionMode):
+    """Passes every torch call on, and shows the attention kernel's to `see`."""
+
+    def __init__(self, see: Callable[[tuple[Any, ...], Mapping[str, Any]], None]) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is _KERNEL:
+            self._see(args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+def _picture_grid(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of a module's hidden states, where they still have the shape of a picture."""
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    if isinstance(hidden, Tensor) and hidden.ndim == 4:
+        return int(hidden.shape[-2]), int(hidden.shape[-1])
+    return None
+
+
+def _unseen(path: str, module: nn.Module) -> str:
+    processor = type(getattr(module, "processor", None)).__name__
+    return (
+        f"{path} computed its attention without being seen: its processor {processor} does not call "
+        "torch's scaled_dot_product_attention (attention slicing, xformers and hand-written attention do not); "
+        "call pipe.disable_attention_slicing(), pipe.disable_xformers_memory_efficient_attention() or "
+        "pipe.unet.set_attn_processor(AttnProcessor2_0()), or leave this layer out of Capture(layers=...)"
+    )

@@ -1,0 +1,63 @@
+"""Arrays gathered until a whole shard of the store is full, then written once."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attlas.schemas import Store
+from attlas.schemas.layout import ArrayLayout
+
+__all__ = ["ShardBuffers"]
+
+_Place = tuple[str, str, int, int, int]
+
+
+class ShardBuffers:
+    """Open shards of the runs that are being recorded. Memory is one shard for each layer and array."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._layouts: dict[tuple[str, str], ArrayLayout] = {}
+        self._open: dict[_Place, tuple[NDArray[Any], int]] = {}
+
+    def put(self, leaf: str, variable: str, row: int, values: NDArray[Any], *, t: int = 0, layer: int = 0) -> None:
+        """Add one call of one layer; `values` has the variable's dims without run, t and layer.
+
+        Every place must be put once. The shard is written when its last place is.
+        """
+        layout = self._layout(leaf, variable)
+        t0 = t - t % layout.t_block
+        layer0 = layer - layer % layout.layer_block
+        place = (leaf, variable, row, t0, layer0)
+        if place not in self._open:
+            self._open[place] = self._empty(layout, t0, layer0)
+        shard, missing = self._open[place]
+        at = {"t": t - t0, "layer": layer - layer0}
+        shard[tuple(at.get(dim, slice(None)) for dim in layout.dims[1:])] = values
+        self._open[place] = (shard, missing - 1)
+        if missing == 1:
+            del self._open[place]
+            self._store.write(leaf, variable, row, shard, t0=t0, layer0=layer0)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Name the arrays that have a shard which is not full."""
+        return sorted({f"{leaf}/{variable}" for leaf, variable, *_ in self._open})
+
+    def _layout(self, leaf: str, variable: str) -> ArrayLayout:
+        if (leaf, variable) not in self._layouts:
+            self._layouts[leaf, variable] = self._store.layout(leaf, variable)
+        return self._layouts[leaf, variable]
+
+    @staticmethod
+    def _empty(layout: ArrayLayout, t0: int, layer0: int) -> tuple[NDArray[Any], int]:
+        """Return an empty shard, cut at the ends of its axes, and the number of places that it waits for."""
+        starts = {"t": t0, "layer": layer0}
+        shape = []
+        places = 1
+        for dim, size, block in list(zip(layout.dims, layout.shape, layout.shard, strict=True))[1:]:
+            length = min(block, size - starts.get(dim, 0))
+            shape.append(length)
+            places *= length if dim in starts else 1
+        return np.empty(shape, layout.dtype), places
