@@ -7,7 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attlas.analysis import heads, maps, metrics, scores, words
+    from attlas.analysis import heads as heads
+    from attlas.analysis import maps as maps
+    from attlas.analysis import metrics as metrics
+    from attlas.analysis import scores as scores
+    from attlas.analysis import words as words
     from attlas.analysis.selection import InertAttentionWarning
     from attlas.analysis.trace import Trace, open_trace
 

@@ -173,8 +173,9 @@ def aggregate(
         "layers": _joined(path for part in parts for path in part.labels),
         "heads": "all" if heads is None else _joined(_chosen_heads(parts)),
         "steps": "all" if steps is None else str(steps),
-        "keys": _said(keys),
-        "queries": _said(queries),
+        # `keys` itself would be reached as an attribute and make xarray take the map for a dict.
+        "chosen_keys": _said(keys),
+        "chosen_queries": _said(queries),
         "reduce": reduce,
         "resample": resample,
         "conserve": conserve,
@@ -204,7 +205,7 @@ def _combine(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
 def _label(
     trace: Trace, result: xr.DataArray, parts: list[Part], target: tuple[int, int] | None, calls: list[int] | None
 ) -> xr.DataArray:
-    coords: dict[str, Any] = dict(run_coords(trace))
+    coords: dict[Any, Any] = dict(run_coords(trace))
     if "t" in result.dims:
         place = slice(None) if calls is None else calls
         coords |= {

@@ -162,7 +162,7 @@ def sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "layer", **o
     """
     options["queries"] = _patch_mask(trace, patch, "query", options)
     made = aggregate(trace, "g2r", keep, **options)
-    return made.assign_attrs({**made.attrs, "queries": _said_patch(patch)})
+    return made.assign_attrs({**made.attrs, "chosen_queries": _said_patch(patch)})
 
 
 def reverse_sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "layer", **options: Any) -> xr.DataArray:
@@ -179,7 +179,7 @@ def reverse_sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "lay
     """
     options["keys"] = _patch_mask(trace, patch, "key", options)
     made = aggregate(trace, "r2g", keep, **options)
-    return made.assign_attrs({**made.attrs, "keys": _said_patch(patch)})
+    return made.assign_attrs({**made.attrs, "chosen_keys": _said_patch(patch)})
 
 
 def _patch_mask(trace: Trace, patch: Patch, axis: str, options: dict[str, Any]) -> Any:

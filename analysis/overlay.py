@@ -82,7 +82,7 @@ def overlay(
     names = dict(zip(picture.dims[-3:], (y, x, "rgb"), strict=True))
     picture = picture.rename(names).drop_vars([name for name in (y, x) if name in picture.coords])
     shown = normalize(resample(values, (picture.sizes[y], picture.sizes[x]), "bilinear"))
-    painted = xr.apply_ufunc(
+    painted: xr.DataArray = xr.apply_ufunc(
         colour,
         shown.drop_vars([y, x]),
         kwargs={"colours": colours},
@@ -92,7 +92,7 @@ def overlay(
         dask_gufunc_kwargs={"output_sizes": {"rgb": 3}},
     )
     mixed = opacity * painted + (1 - opacity) * picture.astype(np.float32)
-    made = mixed.transpose(*values.dims, "rgb").round().clip(0, 255).fillna(0).astype(np.uint8)
+    made: xr.DataArray = mixed.transpose(*values.dims, "rgb").round().clip(0, 255).fillna(0).astype(np.uint8)
     made.attrs = {**values.attrs, "units": "", "opacity": opacity, "colours": colours}
     return made.rename(values.name)
 

@@ -95,7 +95,7 @@ def lazy_variable(reader: ShardReader) -> xr.Variable:
 
 
 def labels(array: "zarr.Array[Any]", rows: tuple[int, ...] | None = None) -> xr.Variable:
-    """A small array, read now; only `rows` where its first dim is the run. Text as fixed-width unicode."""
+    """Read a small array now, only `rows` where its first dim is the run; text as fixed-width unicode."""
     try:
         values = np.asarray(array[...])
     except DECODE_ERRORS as err:

@@ -130,16 +130,16 @@ def matrix(rule: str, size: int, target: int) -> NDArray[np.float32]:
             if rule == "nearest":
                 weight = (offset == np.floor(centres + 0.5) - first).astype(float)
             np.add.at(made, (np.arange(target), np.clip(first + offset, 0, size - 1)), weight)
-    made = made.astype(np.float32)
-    made.setflags(write=False)
-    return made
+    rounded: NDArray[np.float32] = made.astype(np.float32)
+    rounded.setflags(write=False)
+    return rounded
 
 
 def _kernel(rule: str, distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weight of a pixel at `distance` (Keys 1981, eq. 4, for bicubic)."""
     d = np.abs(distance)
     if rule == "bilinear":
-        return np.clip(1 - d, 0, None)
+        return np.asarray(np.maximum(1 - d, 0))
     near = (CUBIC + 2) * d**3 - (CUBIC + 3) * d**2 + 1
     far = CUBIC * (d**3 - 5 * d**2 + 8 * d - 4)
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))

@@ -54,7 +54,7 @@ class Plan:
         if self.target is None or self.cells is None:
             return term
         names = AXES[self.onto]
-        return xr.apply_ufunc(
+        laid: xr.DataArray = xr.apply_ufunc(
             _to_grid,
             term.chunk({self.onto: -1}),
             kwargs={"cells": self.cells, "target": self.target, **self.options},
@@ -64,6 +64,7 @@ class Plan:
             output_dtypes=[np.float32],
             dask_gufunc_kwargs={"output_sizes": dict(zip(names, self.target, strict=True))},
         )
+        return laid
 
 
 def _to_grid(

@@ -109,7 +109,7 @@ def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Ar
     variable = stored.variable
     pairs: list[Any] = [variable.data, ("run", "branch", "layer", "head", "query", "key")]
     if weights is not None:
-        lead = variable.chunks
+        lead = variable.chunks or ()
         pairs += [weights.rechunk((lead[0], lead[1], weights.shape[2])), ("run", "branch", "averaged")]
     data = da.blockwise(
         _time_mean_block,
@@ -133,7 +133,7 @@ def _time_mean_block(
     attention = values.astype(np.float32)
     axis = -2 if onto == "key" else -1
     if weights is None:
-        return attention.mean(axis) * np.float32(calls)
+        return np.asarray(attention.mean(axis) * np.float32(calls))
     share = weights / weights.sum(-1, keepdims=True)
     subscripts = "rblhqk,rbq->rblhk" if onto == "key" else "rblhqk,rbk->rblhq"
     return np.asarray(np.einsum(subscripts, attention, share, optimize=True) * np.float32(calls))

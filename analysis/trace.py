@@ -113,7 +113,7 @@ class Trace:
         return xr.Dataset(variables, coords={"run": self.runs["run"]})
 
     def dataset(self, leaf: str) -> xr.Dataset:
-        """Stored arrays of one leaf, lazy, with its labels as coordinates; `leaf` as in ``leaves``."""
+        """Give the stored arrays of one leaf, lazy, with its labels as coordinates; `leaf` as in ``leaves``."""
         if leaf not in self.leaves:
             raise unknown_name("leaf", leaf, self.leaves, where=self.where)
         if leaf not in self._datasets:

@@ -96,7 +96,7 @@ def _to_axis(trace: Trace, leaf: Leaf, axis: str, mask: xr.DataArray) -> xr.Data
         padded = np.concatenate([cells, np.zeros_like(cells[..., :1])], -1)
         return np.asarray(padded[..., index], dtype=np.float32)
 
-    return xr.apply_ufunc(
+    made: xr.DataArray = xr.apply_ufunc(
         kernel,
         mask,
         input_core_dims=[["y", "x"]],
@@ -105,6 +105,7 @@ def _to_axis(trace: Trace, leaf: Leaf, axis: str, mask: xr.DataArray) -> xr.Data
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": {axis: len(index)}},
     )
+    return made
 
 
 def accepted_grids(trace: Trace, kind: str, axis: str) -> list[tuple[int, int]]:

@@ -1,0 +1,227 @@
+"""The commands ``attlas map``, ``attlas score`` and ``attlas info``.
+
+Everything heavy is imported when a command runs.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attlas.schemas.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from attlas.analysis.trace import Trace
+
+__all__ = ["info", "map_", "score"]
+
+MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
+
+
+@click.command(name="map")
+@click.argument("store")
+@click.option("--map", "name", type=click.Choice(MAPS), required=True, help="Which map; each as in its paper.")
+@click.option(
+    "--direction", type=click.Choice(("g2r", "r2g")), default="r2g", show_default=True, help="For the four LAMs."
+)
+@click.option("--run", "runs", multiple=True, help="Run to show; may be given again.  [default: the first]")
+@click.option("--all-runs", is_flag=True, help="Show every run.")
+@click.option("--word", help="Word or phrase of the prompt (daam).")
+@click.option("--patch", help="row,column or row,column,row end,column end (sram, reverse-sram).")
+@click.option("--kind", help="text, image, self or joint.")
+@click.option("--branch", help="Guidance branch.  [default: cond]")
+@click.option("--layers", multiple=True, help="Layer path, part of one, shell pattern, or grid; may be given again.")
+@click.option("--heads", help="Numbers such as 0,3, or layer:head pairs.")
+@click.option("--steps", help="Sampler steps such as 0,1,2 or 0:10.")
+@click.option("--groups", type=int, help="Groups of calls (tlam).")
+@click.option("--grid", help="Grid of the map, such as 64x64.")
+@click.option("--resample", type=click.Choice(("nearest", "bilinear", "bicubic", "area")))
+@click.option("--conserve", type=click.Choice(("intensity", "mass")))
+@click.option("--variant", type=click.Choice(("paper", "released")), help="DAAM as printed or as released.")
+@click.option("--threshold", "tau", type=float, help="Show only what is above it in the PNG.")
+@click.option("--rule", type=click.Choice(("minmax", "max", "percentile")), default="minmax", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False), help="FILE.png over the picture, or FILE.nc with labels.")
+@click.option("--json", "as_json", is_flag=True, help="Print the map's numbers as JSON.")
+def map_(store: str, name: str, **given: Any) -> None:
+    r"""Compute one map of STORE and write it as a picture or NetCDF.
+
+    \b
+    attlas map cats.zarr --map daam --word cat --out cat.png
+    attlas map dress.zarr --map sram --patch 12,7 --layers 32x32 --out sram.png
+    """
+    from attlas.analysis import open_trace
+    from attlas.analysis.pictures import save_map
+
+    trace = open_trace(store)
+    if not trace.run_ids:
+        raise InvalidValueError(f"{store} has no complete run")
+    if not given["all_runs"]:
+        trace = trace.sel(given["runs"] or trace.run_ids[:1])
+    values = _compute(trace, name, given).compute()
+    if given["out"]:
+        save_map(trace, values, given["out"], tau=given["tau"], rule=given["rule"])
+    if given["as_json"]:
+        click.echo(json.dumps(_describe(values), indent=1))
+    else:
+        _show(values, given["out"])
+
+
+@click.command()
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def score(store: str, *, as_json: bool) -> None:
+    """Score the maps of STORE against its annotations, word maps and reference maps."""
+    from attlas.analysis import open_trace, scores
+
+    tables = scores.score(open_trace(store))
+    if as_json:
+        click.echo(json.dumps([table.to_json() for table in tables], indent=1))
+    else:
+        click.echo("\n\n".join(str(table) for table in tables))
+
+
+@click.command()
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def info(store: str, *, as_json: bool) -> None:
+    """Say what STORE holds: runs, attention, annotations, and what made it."""
+    from attlas.analysis import open_trace
+
+    trace = open_trace(store)
+    told = _contents(trace, store)
+    if as_json:
+        click.echo(json.dumps(told, indent=1))
+        return
+    click.echo(repr(trace))
+    incomplete = told["runs"]["incomplete"]
+    click.echo(f"  {told['bytes'] / 2**20:.1f} MiB, image {told['image']}, {incomplete} runs incomplete")
+    click.echo(f"  made by {told['model']}, {told['pipeline']}")
+
+
+def _contents(trace: "Trace", store: str) -> dict[str, Any]:
+    manifest = trace.manifest
+    started = sum(bool(name) for name in trace.store.run_ids)
+    return {
+        "path": store,
+        "bytes": sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file()),
+        "runs": {"complete": len(trace.rows), "incomplete": started - len(trace.rows)},
+        "calls": trace.store.calls,
+        "branches": list(trace.branches),
+        "image": "x".join(str(size) for size in trace.store.image_shape),
+        **manifest.to_json(),
+        "leaves": {
+            path: {
+                "layers": list(leaf.layers),
+                "heads": leaf.heads,
+                "queries": leaf.queries,
+                "keys": leaf.keys,
+                "encoding": "summary" if leaf.encoding == "none" else leaf.encoding,
+            }
+            for path, leaf in trace.leaves.items()
+        },
+        "annotations": [str(annotation) for annotation in trace.annotations],
+    }
+
+
+def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray":
+    from attlas.analysis import maps
+
+    options = {key: given[key] for key in ("kind", "branch", "grid", "resample", "conserve") if given[key]}
+    options |= {"layers": list(given["layers"])} if given["layers"] else {}
+    options |= {"heads": _heads(given["heads"])} if given["heads"] else {}
+    options |= {"steps": _steps(given["steps"])} if given["steps"] else {}
+    for option, users in (
+        ("word", ("daam",)),
+        ("patch", ("sram", "reverse-sram")),
+        ("groups", ("tlam",)),
+        ("variant", ("daam",)),
+    ):
+        if given[option] is not None and name not in users:
+            raise InvalidValueError(f"--{option} belongs to {' and '.join(users)}, not to {name}")
+    if name == "daam":
+        if not given["word"]:
+            raise InvalidValueError("daam needs --word")
+        return maps.daam(trace, given["word"], **options, **({"variant": given["variant"]} if given["variant"] else {}))
+    if name in ("sram", "reverse-sram"):
+        if not given["patch"]:
+            raise InvalidValueError(f"{name} needs --patch row,column")
+        function = maps.sram if name == "sram" else maps.reverse_sram
+        return function(trace, tuple(_numbers(given["patch"], "--patch")), **options)
+    if name == "tlam":
+        return maps.tlam(trace, given["direction"], given["groups"], **options)
+    return {"ulam": maps.ulam, "hlam": maps.hlam, "llam": maps.llam}[name](trace, given["direction"], **options)
+
+
+def _heads(text: str) -> list[Any]:
+    if ":" not in text:
+        return _numbers(text, "--heads")
+    pairs = [part.rpartition(":") for part in text.split(",")]
+    return [(layer.strip(), _numbers(head, "--heads")[0]) for layer, _, head in pairs]
+
+
+def _steps(text: str) -> slice | list[int]:
+    if ":" not in text:
+        return _numbers(text, "--steps")
+    first, _, last = text.partition(":")
+    return slice(*(None if not part else _numbers(part, "--steps")[0] for part in (first, last)))
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as err:
+        raise InvalidValueError(f"{option} {text!r}; whole numbers joined by commas are accepted") from err
+
+
+def _describe(values: "xr.DataArray") -> dict[str, Any]:
+    """Numbers of a map: dims, attributes, and for every map of every run its range and the place of its maximum."""
+    from attlas.analysis.metrics import peak
+
+    tokens = values.dims[-1] == "key"
+    lead = values.dims[: -1 if tokens else -2]
+    told = []
+    for place in _places(values, lead):
+        one = values.isel(place)
+        label = {dim: one[dim].item() for dim in lead if dim in one.coords}
+        numbers: dict[str, Any] = {name: _finite(getattr(one, name)()) for name in ("min", "max", "mean")}
+        if tokens:
+            names = [str(token) for token in one["token"].values] if "token" in one.coords else None
+            numbers |= {"tokens": names, "values": [_finite(value) for value in one.values]}
+        else:
+            numbers["peak"] = [_finite(value) for value in peak(one).values]
+        told.append({str(dim): value for dim, value in label.items()} | numbers)
+    sizes = {str(dim): int(size) for dim, size in values.sizes.items()}
+    return {"sizes": sizes, "attributes": dict(values.attrs), "maps": told}
+
+
+def _places(values: "xr.DataArray", lead: tuple[Any, ...]) -> list[dict[Any, int]]:
+    import numpy as np
+
+    shape = tuple(values.sizes[dim] for dim in lead)
+    return [dict(zip(lead, map(int, place), strict=True)) for place in np.ndindex(*shape)]
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if number == number and abs(number) != float("inf") else None
+
+
+def _show(values: "xr.DataArray", out: str | None) -> None:
+    told = _describe(values)
+    attributes = told["attributes"]
+    click.echo(f"{attributes['long_name']}, {' x '.join(f'{dim} {size}' for dim, size in told['sizes'].items())}")
+    for one in told["maps"]:
+        label = " ".join(f"{dim} {one[dim]}" for dim in values.dims if dim in one)
+        place = (
+            f"  largest at {', '.join(f'{number:g}' for number in one['peak'])}"
+            if one.get("peak", [None])[0] is not None
+            else ""
+        )
+        click.echo(
+            f"  {label}: {one['min']:.4g} to {one['max']:.4g}{place}" if one["min"] is not None else f"  {label}: NaN"
+        )
+    if out:
+        click.echo(f"wrote {out}")

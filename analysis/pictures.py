@@ -1,0 +1,89 @@
+"""A computed map as a file: PNG laid over its picture, or NetCDF."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from PIL import Image
+
+from attlas.analysis.normalise import threshold
+from attlas.analysis.overlay import overlay
+from attlas.analysis.trace import Trace
+from attlas.schemas.errors import InvalidValueError
+
+__all__ = ["SUFFIXES", "background", "mosaic", "save_map"]
+
+SUFFIXES = (".png", ".nc")
+GAP = 2
+ENLARGE_TO = 256
+"""Small pictures are enlarged by a whole factor to about this many pixels a side."""
+
+
+def save_map(
+    trace: Trace, values: xr.DataArray, path: str | Path, *, tau: float | None = None, rule: str = "minmax"
+) -> None:
+    """Write maps to `path`: ``.nc`` the numbers with labels, ``.png`` the maps laid over their pictures.
+
+    Parameters
+    ----------
+    trace
+        Where the pictures are.
+    values
+        Map of some of its runs.
+    path
+        File to write; replaced if it exists.
+    tau, rule
+        Threshold for the picture (see `threshold`); None shows all values.
+
+    Raises
+    ------
+    InvalidValueError
+        For another suffix, or a picture of a map of tokens, which have no place.
+    """
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise InvalidValueError(f"{target.name}: the suffix chooses the format; {' or '.join(SUFFIXES)} is accepted")
+    if target.suffix == ".nc":
+        _plain(values.compute()).to_netcdf(target, engine="scipy")
+        return
+    if values.dims[-1] == "key":
+        raise InvalidValueError("a map of tokens has no place in a picture; write FILE.nc, or use --json")
+    shown = values if tau is None else threshold(values, tau, rule=rule, mode="soft")
+    painted = overlay(shown, background(trace, values)).compute()
+    Image.fromarray(mosaic(painted)).save(target)
+
+
+def background(trace: Trace, values: xr.DataArray) -> xr.DataArray:
+    """Picture that a map lies on: the reference image for patches of it, else the generated image; lazy."""
+    on_reference = values.dims[-1] == "key_x" and values.attrs.get("kind") == "image"
+    pictures = trace.reference if on_reference else trace.images
+    return pictures.sel(run=values["run"].values)
+
+
+def mosaic(painted: xr.DataArray) -> NDArray[np.uint8]:
+    """One picture of many, uint8 ``(row, column, rgb)``: runs below each other, kept axes side by side."""
+    height, width = painted.shape[-3:-1]
+    tiles = painted.values.reshape(painted.shape[0], -1, height, width, 3)
+    factor = max(1, ENLARGE_TO // max(height, width))
+    tiles = tiles.repeat(factor, axis=2).repeat(factor, axis=3)
+    rows, columns, height, width = tiles.shape[:4]
+    made = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + GAP), column * (width + GAP)
+            made[top : top + height, left : left + width] = tiles[row, column]
+    return made
+
+
+def _plain(values: xr.DataArray) -> xr.DataArray:
+    """Put attributes and labels into what NetCDF 3 can hold; every NetCDF reader reads that."""
+    made = values.rename("map" if values.name is None else values.name)
+    made.attrs = {name: int(value) if isinstance(value, bool) else value for name, value in values.attrs.items()}
+    limit = np.iinfo(np.int32).max
+    unfit = {
+        name: coord.astype(str)
+        for name, coord in made.coords.items()
+        if coord.dtype == object or (coord.dtype.kind in "iu" and bool((abs(coord) > limit).any()))
+    }
+    return made.assign_coords(unfit)

@@ -1,0 +1,213 @@
+"""How well attention finds where in the reference image each part of the picture comes from."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from attlas.analysis.aggregate import aggregate
+from attlas.analysis.metrics import imacs, iou, pck, psnr
+from attlas.analysis.normalise import threshold
+from attlas.analysis.resample import resample
+from attlas.analysis.score_table import Score, ScoreTable, score_of
+from attlas.analysis.selection import pick_parts
+from attlas.analysis.trace import Trace
+from attlas.schemas.errors import NotRecordedError
+
+__all__ = ["patch_targets", "score_reference", "sram_peaks"]
+
+TAU, PENALTY = 0.4, 3.0
+
+
+def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = None) -> ScoreTable:
+    """Score SRAM and R2G maps against the true correspondence and the masks of the object.
+
+    Parameters
+    ----------
+    trace
+        Store with attention to a reference image. Annotations that are used where they are there:
+        ``correspondence`` (image y, image x -> reference y, x in pixels, NaN outside the object), ``uv_lookup``
+        and ``former_correspondence`` alike, masks ``garment`` and ``reference_garment``, and the picture ``target``.
+    kind
+        Kind of attention.
+    layers
+        Layer pattern for the SRAM and for the rows named ``finest``; by default the finest query grid.
+
+    Returns
+    -------
+    `ScoreTable`, each score the mean over runs: PCK of the SRAM's maximum within 1 and 2 reference patches of the truth
+    (a patch of the picture counts if half of it has a truth), beside look-ups that need no attention; IMACS and IoU
+    of R2G maps over the reference object's patches; PSNR inside the object.
+
+    Raises
+    ------
+    NotRecordedError
+        If no annotation is there by which anything could be scored.
+
+    Notes
+    -----
+    IMACS of G2R is shown but tells little: queries outside the object look at background patches in trained and
+    random models alike. PCK and R2G tell them apart.
+    """
+    scores: list[Score] = []
+    left_out: list[str] = []
+    finest = layers or _finest(trace, kind)
+    for part in (_correspondence, _consistency, _picture):
+        try:
+            scores += part(trace, kind, finest)
+        except NotRecordedError as err:
+            left_out.append(str(err))
+    if not scores:
+        raise NotRecordedError(f"{trace.where}: nothing to score a reference by\n" + "\n".join(left_out))
+    title = f"reference maps of {trace.where}"
+    settings = {"runs": len(trace.rows), "layers": finest, "threshold": TAU, "penalty": PENALTY}
+    return ScoreTable(title, {score.name: score for score in scores}, settings, tuple(left_out))
+
+
+def sram_peaks(trace: Trace, kind: str = "image", layers: str | None = None, *, branch: str = "cond") -> xr.DataArray:
+    """Find the reference patch that each query patch looks at most: the maximum of its SRAM over the chosen layers.
+
+    Returns
+    -------
+    ``(run, y, x, coordinate)``, float32, unit reference patches, in memory; y and x are the query grid.
+    """
+    parts = pick_parts(trace, kind, layers or _finest(trace, kind), None)
+    leaf = parts[0].leaf
+    total: Any = 0
+    for part in parts:
+        own = trace.dataset(part.name)
+        if "attention_mean" in own:
+            chosen = own["attention_mean"].isel(part.place).sel(branch=branch).astype(np.float32)
+            total = total + chosen.sum(("layer", "head"), skipna=False)
+        else:
+            full = trace.attention(kind, "g2r", part.name.partition("/")[2]).isel(part.place).sel(branch=branch)
+            total = total + full.sum(("t", "layer", "head"), skipna=False) / np.float32(trace.store.calls)
+    patches = np.flatnonzero(np.asarray(leaf.key_y) >= 0)
+    found = (
+        total.reset_coords(drop=True).drop_vars("key", errors="ignore").isel(key=patches).argmax("key", skipna=False)
+    )
+    places = patches[found.compute().values]
+    places = np.stack([np.asarray(leaf.key_y)[places], np.asarray(leaf.key_x)[places]], -1).astype(np.float32)
+    shaped = places.reshape(len(trace.rows), *leaf.query_grid, 2)
+    return xr.DataArray(shaped, dims=("run", "y", "x", "coordinate"), coords={"run": list(trace.run_ids)})
+
+
+def patch_targets(
+    annotation: xr.DataArray, query_grid: tuple[int, int], key_grid: tuple[int, int], reference: tuple[int, int]
+) -> xr.DataArray:
+    """Tell the true reference patch of each query patch, from a correspondence in pixels.
+
+    Parameters
+    ----------
+    annotation
+        ``(run, image_y, image_x, coordinate)``: reference pixel (y, x), NaN where there is none.
+    query_grid, key_grid
+        Patches of the picture and of the reference.
+    reference
+        Rows and columns of the reference image.
+
+    Returns
+    -------
+    ``(run, y, x, coordinate)``, float32, in memory: the patch that holds the mean of the true pixels; NaN where less
+    than half of the query patch has a truth.
+    """
+    own = annotation.rename(image_y="y", image_x="x").compute()
+    given = own.notnull().astype(np.float32)
+    share = resample(given, query_grid, "area")
+    mean = resample(own.fillna(0), query_grid, "area") / share.where(share >= 0.5)
+    scale = xr.DataArray(np.divide(key_grid, reference, dtype=np.float64), dims="coordinate")
+    # Pixel i covers i .. i + 1, so its centre lies at i + 0.5.
+    made: xr.DataArray = xr.apply_ufunc(np.floor, (mean + 0.5) * scale).astype(np.float32)
+    return made.drop_vars(["y", "x"]).transpose("run", "y", "x", "coordinate")
+
+
+def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
+    leaf = pick_parts(trace, kind, layers, None)[0].leaf
+    if leaf.key_grid is None:
+        raise NotRecordedError(f"PCK: keys of kind {kind!r} are no patches")
+    true = _targets(trace, "correspondence", leaf.query_grid, leaf.key_grid)
+    if true is None:
+        raise NotRecordedError("PCK: annotation 'correspondence' was not given while recording")
+    found = sram_peaks(trace, kind, layers)
+    same = _same_place(leaf.query_grid, leaf.key_grid)
+    looked_up = _targets(trace, "uv_lookup", leaf.query_grid, leaf.key_grid)
+    scores = []
+    for radius in (1, 2):
+        within = f"within {radius} reference patch{'es' if radius > 1 else ''} of the truth"
+        scores.append(_run_score(f"sram_pck{radius}", pck(found, true, radius), f"SRAM maximum {within}"))
+        scores.append(_run_score(f"position_pck{radius}", pck(same, true, radius), "baseline: the same place"))
+        if looked_up is not None:
+            name, meaning = f"uv_lookup_pck{radius}", "baseline: look-up by body coordinates"
+            scores.append(_run_score(name, pck(looked_up, true, radius), meaning))
+        scores.append(_run_score(f"chance_pck{radius}", _chance(true, leaf.key_grid, radius), "baseline: any patch"))
+    former = _targets(trace, "former_correspondence", leaf.query_grid, leaf.key_grid)
+    if former is not None:
+        swapped = former.notnull().any(("y", "x", "coordinate"))
+        for name, truth, meaning in (
+            ("swapped_pck1", true, "reference swapped: against the picture that is shown"),
+            ("swapped_former_pck1", former, "reference swapped: against the one before (low is good)"),
+        ):
+            scores.append(_run_score(name, pck(found, truth, 1).where(swapped), meaning))
+    return scores
+
+
+def _consistency(trace: Trace, kind: str, layers: str) -> list[Score]:
+    given = trace.annotations
+    lacking = [name for name in ("garment", "reference_garment") if name not in given]
+    if lacking:
+        raise NotRecordedError(f"IMACS: annotation {lacking[0]!r} was not given while recording")
+    garment, reference = given["garment"], given["reference_garment"]
+    shape = (garment.sizes["image_y"], garment.sizes["image_x"])
+    scores = []
+    for name, chosen, words in (("finest", layers, f"layers {layers}"), ("all", None, "all layers")):
+        made = aggregate(trace, "r2g", kind=kind, layers=chosen, keys=reference)
+        soft = threshold(resample(made, shape, "bicubic"), TAU, mode="soft").compute()
+        meaning = f"R2G over the reference object's patches, {words}"
+        scores.append(_run_score(f"r2g_imacs_{name}", imacs(soft, garment, penalty=PENALTY), f"IMACS, {meaning}"))
+        scores.append(_run_score(f"r2g_iou_{name}", iou(soft, garment), f"IoU, {meaning}"))
+    made = aggregate(trace, "g2r", kind=kind, layers=layers, queries=garment)
+    plane = (reference.sizes["reference_y"], reference.sizes["reference_x"])
+    soft = threshold(resample(made, plane, "bicubic"), TAU, mode="soft").compute()
+    meaning = f"IMACS, G2R of the object's queries, layers {layers}"
+    scores.append(_run_score("g2r_imacs_finest", imacs(soft, reference, penalty=PENALTY), meaning))
+    return scores
+
+
+def _picture(trace: Trace, kind: str, layers: str) -> list[Score]:  # noqa: ARG001 - one signature for all parts
+    given = trace.annotations
+    lacking = [name for name in ("target", "garment") if name not in given]
+    if lacking:
+        raise NotRecordedError(f"PSNR: annotation {lacking[0]!r} was not given while recording")
+    value = psnr(trace.images, given["target"], given["garment"])
+    return [_run_score("garment_psnr", value, "PSNR inside the object against the true picture, dB")]
+
+
+def _targets(trace: Trace, name: str, query_grid: tuple[int, int], key_grid: tuple[int, int]) -> xr.DataArray | None:
+    if name not in trace.annotations or trace.store.reference_shape is None:
+        return None
+    return patch_targets(trace.annotations[name], query_grid, key_grid, trace.store.reference_shape)
+
+
+def _same_place(query_grid: tuple[int, int], key_grid: tuple[int, int]) -> xr.DataArray:
+    """Give the reference patch at the same relative place as each query patch."""
+    places = (np.indices(query_grid) + 0.5) * (np.asarray(key_grid) / query_grid)[:, None, None]
+    return xr.DataArray(np.floor(places).astype(np.float32), dims=("coordinate", "y", "x"))
+
+
+def _chance(true: xr.DataArray, key_grid: tuple[int, int], radius: int) -> xr.DataArray:
+    """Chance that a random reference patch lies within `radius` (Chebyshev) of the truth, mean over patches."""
+    last = xr.DataArray(np.asarray(key_grid) - 1, dims="coordinate")
+    sides = (true + radius).clip(max=last) - (true - radius).clip(min=0) + 1
+    cells = sides.isel(coordinate=0) * sides.isel(coordinate=1)
+    return (cells / (key_grid[0] * key_grid[1])).mean(("y", "x"))
+
+
+def _run_score(name: str, values: xr.DataArray, meaning: str) -> Score:
+    return score_of(name, np.atleast_1d(values.values), meaning)
+
+
+def _finest(trace: Trace, kind: str) -> str:
+    grids = [leaf.grid for leaf in trace.leaves.values() if leaf.kind == kind]
+    if not grids:
+        raise NotRecordedError(f"{trace.where} holds no attention of kind {kind!r}; kinds: {', '.join(trace.kinds)}")
+    return grids[0]

@@ -1,0 +1,137 @@
+"""How well word maps find the things that words name."""
+
+from collections.abc import Iterable, Sequence
+
+import xarray as xr
+
+from attlas.analysis import heads as head_choice
+from attlas.analysis.daam import daam
+from attlas.analysis.metrics import iou
+from attlas.analysis.normalise import threshold
+from attlas.analysis.resample import resample
+from attlas.analysis.score_table import Score, ScoreTable, score_of
+from attlas.analysis.trace import Trace
+
+__all__ = ["score_words"]
+
+Sample = tuple[str, str]
+
+
+def score_words(
+    trace: Trace, nouns: Iterable[str] | None = None, *, tau: float = 0.4, greedy_limit: int = 6
+) -> ScoreTable:
+    """Score DAAM maps against the masks of the nouns, all heads and chosen heads.
+
+    Parameters
+    ----------
+    trace
+        Store with text attention and boolean masks annotated under the nouns' names.
+    nouns
+        Names to score; by default every mask annotation that is a word of a prompt.
+    tau
+        Threshold of all hard maps.
+    greedy_limit
+        Most heads that the greedy choice takes.
+
+    Returns
+    -------
+    `ScoreTable` over ``(run, noun)`` samples whose mask is there: mean IoU of the released map under the released
+    rule (min-max value > tau) and under the paper's (value >= tau * max), of the paper's map under the paper's rule, of
+    the map against the other nouns' masks (low is good), of the whole picture and of the mask at the map's own grid
+    (floor and ceiling). Heads are chosen on the first half of the runs and scored on the second.
+
+    Raises
+    ------
+    NotRecordedError
+        If nothing can be scored: no text attention or no masks.
+    """
+    samples = head_choice.noun_samples(trace, nouns)
+    masks = head_choice.noun_masks(trace, samples)
+    released = _word_maps(trace, samples, "released")
+    hard = {
+        rule: threshold(resample(released, _shape(masks), "bicubic"), tau, rule=rule).drop_vars(["query_y", "query_x"])
+        for rule in ("minmax", "max")
+    }
+    paper = resample(_word_maps(trace, samples, "paper"), _shape(masks), "nearest")
+    paper = threshold(paper, tau, rule="max").drop_vars(["query_y", "query_x"])
+    grid = (released.sizes["query_y"], released.sizes["query_x"])
+    coarse = resample(masks.rename(image_y="y", image_x="x").astype("f4"), grid, "area")
+    ceiling = threshold(resample(coarse, _shape(masks), "bicubic"), 0.5, rule="minmax").drop_vars(["y", "x"])
+    scores = [
+        score_of(
+            "noun_iou", iou(hard["minmax"], masks).values, f"word map > {tau:g} after min-max (released) against mask"
+        ),
+        score_of(
+            "noun_iou_max_rule", iou(hard["max"], masks).values, f"the same map, >= {tau:g} of its maximum (paper)"
+        ),
+        score_of("noun_iou_paper", iou(paper, masks).values, "the paper's map and rule (eq. 6-8)"),
+        _others(hard["minmax"], masks, samples),
+        score_of("whole_picture_iou", masks.mean(("image_y", "image_x")).values, "floor: everything is the object"),
+        score_of("ceiling_iou", iou(ceiling, masks).values, f"ceiling: the mask itself at {grid[0]}x{grid[1]}"),
+    ]
+    chosen, settings = _chosen_heads(trace, samples, masks, tau, greedy_limit)
+    scores += chosen
+    settings |= {"runs": len({run for run, _ in samples}), "nouns": ", ".join(sorted({noun for _, noun in samples}))}
+    return ScoreTable(f"word maps of {trace.where}", {score.name: score for score in scores}, settings)
+
+
+def _chosen_heads(
+    trace: Trace, samples: Sequence[Sample], masks: xr.DataArray, tau: float, limit: int
+) -> tuple[list[Score], dict[str, object]]:
+    """Choose heads on the first half of the runs, score them on the second."""
+    runs = [run for run in trace.run_ids if any(run == own for own, _ in samples)]
+    first = set(runs[: len(runs) // 2])
+    train = [place for place, (run, _) in enumerate(samples) if run in first]
+    test = [place for place, (run, _) in enumerate(samples) if run not in first]
+    if not train:
+        return [], {"heads": "not chosen: that needs two runs"}
+    maps = head_choice.head_maps(trace, samples)
+    own, other = ((maps.isel(sample=places), masks.isel(sample=places)) for places in (train, test))
+    ranked = head_choice.score_heads(*own, tau=tau)
+    best = head_choice.rank(ranked)[:3]
+    greedy = head_choice.greedy(*own, limit=limit, tau=tau)
+    sets = {"all": None, "top3": best, "greedy": greedy}
+    meaning = {
+        "all": "held-out runs, all heads",
+        "top3": "held-out runs, the 3 heads best by themselves on the other half",
+        "greedy": f"held-out runs, {len(greedy)} heads chosen one by one on the other half",
+    }
+    scores = [
+        score_of(f"held_out_iou_{name}", head_choice.set_iou(*other, heads, tau=tau).values, meaning[name])
+        for name, heads in sets.items()
+    ]
+    return scores, {"greedy_heads": ", ".join(f"{layer}:{head}" for layer, head in greedy)}
+
+
+def _word_maps(trace: Trace, samples: Sequence[Sample], variant: str) -> xr.DataArray:
+    """Word maps of the samples over all heads, ``(sample, query_y, query_x)``, in memory."""
+    made: dict[Sample, xr.DataArray] = {}
+    for noun in dict.fromkeys(noun for _, noun in samples):
+        runs = [run for run, other in samples if other == noun]
+        maps = daam(trace.sel(runs), noun, variant=variant).compute()
+        made |= {(run, noun): maps.sel(run=run, drop=True).reset_coords(drop=True) for run in runs}
+    parts = [made[sample] for sample in samples]
+    joined: xr.DataArray = xr.concat(
+        parts, "sample", coords="minimal", compat="override", combine_attrs="drop_conflicts"
+    )
+    return joined
+
+
+def _others(hard: xr.DataArray, masks: xr.DataArray, samples: Sequence[Sample]) -> Score:
+    """IoU of each noun's map with the masks of the other nouns of its run."""
+    pairs = [
+        (one, other)
+        for one, (run, noun) in enumerate(samples)
+        for other, (their_run, their_noun) in enumerate(samples)
+        if run == their_run and noun != their_noun
+    ]
+    found: list[float] = []
+    if pairs:
+        own = hard.isel(sample=[one for one, _ in pairs])
+        others = masks.isel(sample=[other for _, other in pairs]).drop_vars(["run", "word"])
+        found = iou(own, others).values.tolist()
+    return score_of("other_noun_iou", found, "the same map against the other noun's mask (low is good)")
+
+
+def _shape(masks: xr.DataArray) -> tuple[int, int]:
+    return masks.sizes["image_y"], masks.sizes["image_x"]
