@@ -14,15 +14,17 @@ from attlas.schemas.store import open_store
 __all__ = ["demo"]
 
 WORLDS = {
-    "shapes": "a text-to-image model of coloured shapes",
-    "tryon": "a try-on model that puts a reference garment onto a figure",
+    "shapes": ("text,self", "a text-to-image model of coloured shapes"),
+    "tryon": ("image,self", "a try-on model that puts a reference garment onto a figure"),
 }
+"""Name of each world, with the kinds of attention that its store holds."""
 
 BASELINES = {
-    "shapes-random": "the same architecture with random weights",
-    "tryon-random": "the same architecture with random weights",
-    "tryon-swapped": "the trained model, shown another reference",
+    "shapes-random": ("text", "the same architecture with random weights"),
+    "tryon-random": ("image", "the same architecture with random weights"),
+    "tryon-swapped": ("image", "the trained model, shown the reference of another sample"),
 }
+"""What the trained models are compared with; only what the scores need is kept of them."""
 
 
 @click.command()
@@ -38,20 +40,14 @@ def demo(out: Path, samples: int, quiet: bool) -> None:
     _check_folder(out)
     (out / "baselines").mkdir(parents=True, exist_ok=True)
     flags = ["--quiet"] if quiet else []
-    for world, meaning in WORLDS.items():
-        click.secho(f"Recording {world}: {meaning}, {samples} held-out samples", bold=True)
-        store = out / f"{world}.zarr"
-        _run(
-            "record", f"demo:{world}", out / f"{world}.zarr", "--samples", samples, "--kinds", "text,image,self", *flags
-        )
-    for baseline, meaning in BASELINES.items():
-        click.secho(f"Recording {baseline}: {meaning}", bold=True)
-        store = out / "baselines" / f"{baseline}.zarr"
-        _run("record", f"demo:{baseline}", store, "--samples", samples, "--kinds", "text,image", *flags)
-    stores = [out / f"{world}.zarr" for world in WORLDS]
-    others = [out / "baselines" / f"{baseline}.zarr" for baseline in BASELINES]
+    places = {world: out / f"{world}.zarr" for world in WORLDS}
+    places |= {baseline: out / "baselines" / f"{baseline}.zarr" for baseline in BASELINES}
+    for name, (kinds, meaning) in {**WORLDS, **BASELINES}.items():
+        click.secho(f"Recording {name}: {meaning}, {samples} held-out samples", bold=True)
+        _run("record", f"demo:{name}", places[name], "--samples", samples, "--kinds", kinds, *flags)
+    stores = [places[world] for world in WORLDS]
     click.secho("Scoring the maps against the known truth", bold=True)
-    _run("score", *stores, *others, "--out", out / "scores.json", *flags)
+    _run("score", *places.values(), "--out", out / "scores.json", *flags)
     click.secho("Writing the report", bold=True)
     _run("report", *stores, "--scores", out / "scores.json", "--out", out / "report.html", *flags)
     click.echo(f"\nReport     {out / 'report.html'}  (open it in any browser; it needs no network)")
