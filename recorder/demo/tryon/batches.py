@@ -73,7 +73,7 @@ def draw_batch(numbers: Sequence[int]) -> Batch:
 
 
 def draw_fresh_references(garments: Garments, generator: torch.Generator) -> tuple[References, Placements]:
-    """Reference pictures of given garments at new random placements, as training sees them."""
+    """Draw reference pictures of given garments at new random placements, as training sees them."""
     random = torch.rand(len(garments.pattern), 8, generator=generator)
     placements = draw_placements(random[:, 3:])
     return draw_references(garments, placements, random[:, :3]), placements

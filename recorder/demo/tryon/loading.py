@@ -28,7 +28,7 @@ def load(*, trained: bool = True, seed: int = 0) -> TryOnPipeline:
     -------
     `TryOnPipeline` on the CPU, its modules in evaluation mode.
     """
-    pipeline: TryOnPipeline = TryOnPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    pipeline: TryOnPipeline = TryOnPipeline.from_pretrained(FOLDER)
     if not trained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

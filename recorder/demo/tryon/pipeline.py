@@ -107,7 +107,7 @@ class TryOnPipeline(DiffusionPipeline):  # type: ignore[misc]  # its bases are u
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=unet, image_encoder=image_encoder, scheduler=scheduler)
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.vae_scale_factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._guidance_scale = 1.0
         self._num_timesteps = 0
@@ -165,7 +165,7 @@ class TryOnPipeline(DiffusionPipeline):  # type: ignore[misc]  # its bases are u
 
     def _check_inputs(
         self,
-        num_inference_steps: int,
+        num_inference_steps: Any,
         guidance_scale: float,
         output_type: str,
         callback_tensor_inputs: Sequence[str],

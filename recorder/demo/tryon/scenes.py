@@ -48,11 +48,13 @@ class Placements:
 
     def to_pixels(self, points: torch.Tensor) -> torch.Tensor:
         """Garment points ``(n, p, 2)`` as ``(u, v)`` to pixels ``(n, p, 2)`` as ``(x, y)``."""
-        return points @ self.matrix.transpose(1, 2) + self.offset[:, None]
+        pixels: torch.Tensor = points @ self.matrix.transpose(1, 2) + self.offset[:, None]
+        return pixels
 
     def to_points(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels ``(n, p, 2)`` as ``(x, y)`` to garment points ``(n, p, 2)`` as ``(u, v)``."""
-        return (pixels - self.offset[:, None]) @ torch.linalg.inv(self.matrix).transpose(1, 2)
+        points: torch.Tensor = (pixels - self.offset[:, None]) @ torch.linalg.inv(self.matrix).transpose(1, 2)
+        return points
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def place(angle: torch.Tensor, mirror: torch.Tensor, scale: torch.Tensor, offset
 
 
 def average_placements(n: int) -> Placements:
-    """What a look-up that never sees the reference would assume: the mean of each parameter of `draw_placements`."""
+    """Give the mean of each parameter of `draw_placements`: what a look-up that never sees the reference assumes."""
     scale = torch.full((n,), sum(REFERENCE_SCALES) / 2)
     return place(torch.zeros(n), torch.ones(n), scale, torch.full((n, 2), CENTRE))
 

@@ -107,7 +107,7 @@ def warm_up_encoder(workshop: Workshop, steps: int) -> Any:
         }
         set_rate(optimiser, cosine_rate(index, steps, warm_up=100, hold=0.4))
         optimiser.zero_grad()
-        (4 * losses["place"] + 2 * losses["colour"] + losses["cover"] + losses["look_up"]).backward()
+        torch.autograd.backward(4 * losses["place"] + 2 * losses["colour"] + losses["cover"] + losses["look_up"])
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         average.update()
