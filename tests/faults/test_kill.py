@@ -1,0 +1,70 @@
+"""kill -9 while recording: finished runs are kept, the rest is made, the store equals an undisturbed one."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from attlas.schemas import open_store, validate_store
+from attlas.schemas.errors import AttlasError
+
+pytestmark = pytest.mark.slow
+
+SAMPLES = 4
+
+
+def command(path):
+    attlas = str(Path(sys.executable).parent / "attlas")
+    return [attlas, "record", "demo:tryon", str(path), "--samples", str(SAMPLES), "--kinds", "image,self", "--quiet"]
+
+
+def finished(path):
+    """Number of complete runs, 0 before the store is there."""
+    try:
+        return int(open_store(path).complete.sum())
+    except AttlasError:
+        return 0
+
+
+def data_digests(path, row):
+    """Digest of every file of one run's attention."""
+    files = [p for p in path.rglob(f"c/{row}/**/*") if p.is_file()]
+    return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_a_killed_recording_goes_on_where_it_stopped(tmp_path):
+    whole, broken = tmp_path / "whole.zarr", tmp_path / "broken.zarr"
+    process = subprocess.Popen(command(broken))
+    deadline = time.monotonic() + 120
+    while finished(broken) < 1:
+        assert process.poll() is None, "the recording ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = finished(broken)
+    assert 1 <= done < SAMPLES
+    kept = data_digests(broken, 0)
+    assert kept
+    stamps = {name: (broken / name).stat().st_mtime_ns for name in kept}
+
+    subprocess.run(command(broken), check=True)
+    assert data_digests(broken, 0) == kept
+    assert {name: (broken / name).stat().st_mtime_ns for name in kept} == stamps
+    assert not list(broken.rglob("*.partial"))
+
+    subprocess.run(command(whole), check=True)
+    assert validate_store(broken, deep=True) == []
+    one, two = open_store(whole), open_store(broken)
+    assert one.complete.tolist() == two.complete.tolist() == [True] * SAMPLES
+    names = {name for name, node in one.group.members(max_depth=None) if isinstance(node, zarr.Array)}
+    assert names == {name for name, node in two.group.members(max_depth=None) if isinstance(node, zarr.Array)}
+    for name in names:
+        np.testing.assert_array_equal(one.group[name][...], two.group[name][...], err_msg=name)
