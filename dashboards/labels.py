@@ -12,8 +12,8 @@ def layer_labels(paths: Sequence[str]) -> list[str]:
     --------
     >>> layer_labels(["down_blocks.0.attentions.1.attn2", "mid_block.attentions.0.attn2"])
     ['down.0.1', 'mid.0']
-    >>> layer_labels(["attn2"])
-    ['attn2']
+    >>> layer_labels(["blocks.0.attn2", "blocks.1.attn2"]), layer_labels(["attn2"])
+    (['layer 0', 'layer 1'], ['attn2'])
     """
     parts = [path.split(".") for path in paths]
     while min(map(len, parts), default=0) > 1 and len({tuple(p[-1:]) for p in parts}) == 1:
@@ -22,7 +22,7 @@ def layer_labels(paths: Sequence[str]) -> list[str]:
     kept = [[word for word in p if word not in shared or word.isdigit()] for p in parts]
     short = [".".join(word.removesuffix("_blocks").removesuffix("_block") for word in p) for p in kept]
     if all(short) and len(set(short)) == len(set(paths)):
-        return short
+        return [f"layer {name}" if name.isdigit() else name for name in short]
     return list(paths)
 
 

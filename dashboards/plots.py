@@ -19,6 +19,7 @@ from attlas.schemas.errors import InvalidValueError
 __all__ = [
     "brightest",
     "check_patch",
+    "framed",
     "heat",
     "outline",
     "overlay",
@@ -29,7 +30,7 @@ __all__ = [
     "tile_layout",
 ]
 
-SIZE = 360
+SIZE = 420
 """Longer side of a picture on the page, in screen pixels."""
 
 _FRAME: dict[str, Any] = {
@@ -53,8 +54,8 @@ def _load() -> None:
         hv.extension("bokeh", logo=False)
 
 
-def _framed(element: Any, shape: tuple[float, float], size: int) -> Any:
-    """Fix frame and ranges, so that the frame shows exactly the picture and nothing else."""
+def framed(element: Any, shape: tuple[float, float], size: int) -> Any:
+    """Fix frame and ranges, so that the frame shows exactly a picture of `shape`, its longer side `size` pixels."""
     height, width = shape
     scale = size / max(height, width)
     across, down = round(width * scale), round(height * scale)
@@ -104,7 +105,7 @@ def picture(image: xr.DataArray, *, size: int = SIZE) -> hv.RGB:
     _load()
     if image.ndim != 3 or image.shape[-1] != 3:
         raise InvalidValueError(f"picture has shape {image.shape}; (rows, columns, 3) is needed")
-    return _framed(_rgb(np.asarray(image.values, np.uint8)), (image.shape[0], image.shape[1]), size)
+    return framed(_rgb(np.asarray(image.values, np.uint8)), (image.shape[0], image.shape[1]), size)
 
 
 def _rgb(pixels: NDArray[np.uint8]) -> hv.RGB:
@@ -162,12 +163,16 @@ def _heat(
     alphas = np.rint(255 * transparency(np.linspace(0, 1, 256), opacity)).astype(int)
     palette = [f"#{r:02x}{g:02x}{b:02x}{a:02x}" for (r, g, b), a in zip(colour_table(colours), alphas, strict=True)]
     layers = np.stack([fraction[::-1], values[::-1]], -1)
-    element = hv.Image(layers, bounds=(0, 0, width, height), kdims=["x", "y"], vdims=["relative", "value"])
+    seen = values[np.isfinite(values)]
+    # Ranges are said, not searched for: a map may be NaN everywhere, where nothing reaches the threshold.
+    value = hv.Dimension("value", range=(float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0))
+    vdims = [hv.Dimension("relative", range=(0, 1)), value]
+    element = hv.Image(layers, bounds=(0, 0, width, height), kdims=["x", "y"], vdims=vdims)
     return element.opts(cmap=palette, clim=(0, 1), clipping_colors={"NaN": "#00000000"})
 
 
-def outline(patch: tuple[int, int], grid: tuple[int, int], extent: tuple[int, int]) -> hv.Overlay:
-    """Frame around one patch of a grid over a picture of `extent` (rows, columns).
+def outline(patch: tuple[int, int] | None, grid: tuple[int, int], extent: tuple[int, int]) -> hv.Overlay:
+    """Frame around one patch of a grid over a picture of `extent` (rows, columns); empty for None.
 
     Raises
     ------
@@ -180,6 +185,8 @@ def outline(patch: tuple[int, int], grid: tuple[int, int], extent: tuple[int, in
     [[32.0, 0.0, 64.0, 32.0]]
     """
     _load()
+    if patch is None:
+        return _boxes([])
     check_patch(patch, grid)
     return _boxes([patch_box(patch, grid, extent)])
 
@@ -236,7 +243,7 @@ def overlay(
     layers = picture(image, size=size) * heat(attention, extent=extent, **style)
     if patch is not None:
         layers = layers * outline(patch, grid or (attention.shape[0], attention.shape[1]), extent)
-    return _framed(layers, extent, size)
+    return framed(layers, extent, size)
 
 
 def strip(
@@ -303,7 +310,7 @@ def strip(
     text = hv.Labels([(*tiles.label(index), name) for index, name in enumerate(names)]).opts(
         text_font_size="8.5pt", text_color="#4b5563", text_align="left", text_baseline="middle"
     )
-    return _framed(_rgb(pixels) * text, tiles.extent, max(tiles.extent))
+    return framed(_rgb(pixels) * text, tiles.extent, max(tiles.extent))
 
 
 def tile_layout(count: int, extent: tuple[int, int], *, columns: int = 10, tile: int = 88) -> Tiles:

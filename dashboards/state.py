@@ -1,6 +1,6 @@
 """What the page shows, as one set of parameters: the same for widgets, clicks, the address bar and tests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from attlas.dashboards.colours import COLOUR_MAPS
 from attlas.schemas import DIRECTIONS
 from attlas.schemas.errors import AttlasError, InvalidValueError, unknown_name
 
-__all__ = ["MODES", "BenchState", "Offer", "Offers", "Question"]
+__all__ = ["MODES", "BenchState", "Offer", "Offers", "Question", "drawn_only"]
 
 MODES = ("patch", "reference", "word")
 """A question starts at a patch of the generated image, at a patch of the reference, or at a word of the prompt."""
@@ -22,26 +22,31 @@ Grid = tuple[int, int]
 class Offer:
     """What can be asked of one run of one store.
 
-    ``grids`` holds the query grids of each recorded kind by name, largest first; ``key_grids`` the grid of the
-    patch keys of each kind, missing where its keys are no patches.
+    ``grids`` holds the query grids of each recorded kind by name, the first is the default; ``key_grids`` the
+    grid of the patch keys of each kind, missing where its keys are no patches; ``words`` those of each branch's
+    prompt, in lower case.
     """
 
     runs: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
     grids: Mapping[str, Mapping[str, Grid]] = field(default_factory=dict)
     key_grids: Mapping[str, Grid] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def modes(self) -> tuple[str, ...]:
         """Where a question can start here."""
-        starts = {"patch": self.kinds("patch"), "reference": self.kinds("reference"), "word": self.words}
-        return tuple(mode for mode in MODES if starts[mode])
+        return tuple(mode for mode in MODES if self.kinds(mode) and self.branches_for(mode))
 
     def kinds(self, mode: str) -> tuple[str, ...]:
         """Kinds of attention that answer a question of `mode`; reference before self."""
-        accepted = {"patch": ("image", "joint", "self"), "reference": ("image",), "word": ("text",)}[mode]
+        accepted = {"patch": ("image", "self"), "reference": ("image",), "word": ("text",)}[mode]
         return tuple(k for k in accepted if k in self.grids and (k == "text" or k in self.key_grids))
+
+    def branches_for(self, mode: str) -> tuple[str, ...]:
+        """Branches of which a question of `mode` can be asked, the conditional one first."""
+        branches = sorted(self.branches, key=lambda name: name != "cond")
+        return tuple(name for name in branches if mode != "word" or self.words.get(name))
 
 
 class Offers(Protocol):
@@ -72,6 +77,9 @@ class Question:
     patch: Grid | None = None
     word: str | None = None
 
+
+_NATURAL = {"patch": "g2r", "reference": "r2g", "word": "g2r"}
+"""Direction in which each question is asked unless another is chosen: the one of the papers' maps."""
 
 _DRAWN = ("threshold", "opacity", "colours", "shared")
 
@@ -126,6 +134,24 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
     def patch_grid(self) -> Grid:
         """Rows and columns of the grid in which the asked patch lies."""
         return _patch_grid(self.offered, self.mode, self.kind, self.grid)
+
+    def grid_of(self, mode: str) -> Grid:
+        """Grid of a patch if the question started as `mode` says: the grid that a click on that picture means.
+
+        Raises
+        ------
+        InvalidValueError
+            If no question starts there in this store.
+        """
+        if mode not in self.offered.modes:
+            raise InvalidValueError(
+                f"a {'reference' if mode == 'reference' else 'generated'} patch cannot be asked about here: "
+                f"{self.store!r} was recorded without attention between patches; choose a word of the prompt"
+            )
+        kinds = self.offered.kinds(mode)
+        kind = self.kind if self.kind in kinds else kinds[0]
+        grids = self.offered.grids[kind]
+        return _patch_grid(self.offered, mode, kind, self.grid if self.grid in grids else next(iter(grids)))
 
     @property
     def question(self) -> Question:
@@ -191,10 +217,12 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
         _fit("mode", asked, values, offer.modes)
         _fit("kind", asked, values, offer.kinds(asked["mode"]))
         _fit("grid", asked, values, tuple(offer.grids[asked["kind"]]))
+        if asked["mode"] != self.mode and "direction" not in values:
+            asked["direction"] = _NATURAL[asked["mode"]]
         _fit("direction", asked, values, DIRECTIONS)
-        conditional = sorted(offer.branches, key=lambda name: name != "cond")
-        _fit("branch", asked, values, tuple(conditional))
-        _fit("word", asked, values, offer.words)
+        _fit("branch", asked, values, offer.branches_for(asked["mode"]))
+        asked["word"] = asked["word"].lower()
+        _fit("word", asked, values, offer.words.get(asked["branch"], ()))
 
     def _place(self, asked: dict[str, Any], values: Mapping[str, Any], offer: Offer, old: Grid) -> None:
         """Settle the patch: a named one must lie in its grid, another keeps its place in the picture."""
@@ -236,6 +264,11 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
             return kind(text)
         except ValueError as err:
             raise InvalidValueError(f"{name} is {text!r}; a number is accepted") from err
+
+
+def drawn_only(names: Iterable[str]) -> bool:
+    """Whether a change of these parameters leaves the question as it is, and only draws its answer otherwise."""
+    return set(names) <= set(_DRAWN)
 
 
 def _fit(name: str, asked: dict[str, Any], values: Mapping[str, Any], accepted: tuple[str, ...]) -> None:

@@ -1,0 +1,130 @@
+"""A question as a call of `attlas.analysis`: what the page computes, and the Python that it shows, are one thing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from attlas.analysis import Trace, maps
+from attlas.analysis.words import word_tokens
+from attlas.dashboards.state import BenchState, Question
+
+__all__ = ["ALL_GRIDS", "Call", "call", "python"]
+
+ALL_GRIDS = "all"
+"""Name of the choice that takes layers of every grid together."""
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One map as a function and its arguments, and as the source that says the same.
+
+    ``setup`` are lines before the call; they may define the names in ``source``.
+    """
+
+    function: Callable[..., xr.DataArray]
+    arguments: Mapping[str, Any]
+    source: str
+    setup: tuple[str, ...] = ()
+
+    def lazy(self, trace: Trace) -> xr.DataArray:
+        """Return the map of the trace's only run, not computed yet."""
+        return self.function(trace, **self.arguments).isel(run=0)
+
+
+def call(question: Question, patch_grid: Grid, trace: Trace, keep: tuple[str, ...] = ()) -> Call:
+    """Return the call that answers `question`, one map for every combination of the axes in `keep`.
+
+    Parameters
+    ----------
+    question
+        What is asked.
+    patch_grid
+        Grid in which the question's patch lies.
+    trace
+        Trace of the question's run: words are looked up in its prompt.
+    keep
+        Axes kept apart, any of ``t``, ``layer``, ``head``.
+
+    Returns
+    -------
+    Call whose result has dims ``(*keep, y, x)`` on the side that `Question.mode` points to.
+    """
+    common: dict[str, Any] = {"keep": keep, "branch": question.branch}
+    if question.grid != ALL_GRIDS:
+        common["layers"] = question.grid
+    if question.word is not None:
+        return _word_call(question, trace, common)
+    return _patch_call(question, patch_grid, {**common, "kind": question.kind, "reduce": "mean"})
+
+
+def _word_call(question: Question, trace: Trace, common: dict[str, Any]) -> Call:
+    word = str(question.word)
+    if question.direction == "g2r":
+        return Call(maps.daam, {"word": word, **common}, f"maps.daam(trace, {word!r}{_shown(common)})")
+    tokens = word_tokens(trace, word, branch=question.branch)
+    own = {"kind": "text", "onto": "query", "reduce": "mean", **common}
+    return Call(
+        maps.aggregate,
+        {"direction": question.direction, "keys": tokens, **own},
+        f"maps.aggregate(trace, {question.direction!r}, keys=tokens{_shown(own)})",
+        (
+            "from attlas.analysis.words import word_tokens",
+            "",
+            f"tokens = word_tokens(trace, {word!r}, branch={question.branch!r})",
+        ),
+    )
+
+
+def _patch_call(question: Question, grid: Grid, own: dict[str, Any]) -> Call:
+    patch = question.patch or (0, 0)
+    named = {("patch", "g2r"): maps.sram, ("reference", "r2g"): maps.reverse_sram}.get(
+        (question.mode, question.direction)
+    )
+    if named is not None:
+        return Call(named, {"patch": patch, **own}, f"maps.{named.__name__}(trace, {patch!r}{_shown(own)})")
+    # The other softmax direction of the same patch has no name of its own.
+    mask = np.zeros(grid, dtype=bool)
+    mask[patch] = True
+    side, onto = ("queries", "key") if question.mode == "patch" else ("keys", "query")
+    own = {**own, "onto": onto}
+    return Call(
+        maps.aggregate,
+        {"direction": question.direction, side: mask, **own},
+        f"maps.aggregate(trace, {question.direction!r}, {side}=patch{_shown(own)})",
+        ("import numpy as np", "", f"patch = np.zeros({grid!r}, dtype=bool)", f"patch[{patch[0]}, {patch[1]}] = True"),
+    )
+
+
+def _shown(arguments: Mapping[str, Any]) -> str:
+    return "".join(f", {name}={value!r}" for name, value in arguments.items())
+
+
+def python(state: BenchState, path: str, trace: Trace) -> str:
+    """Python that reproduces the view: the map as ``attention``, and its picture.
+
+    It runs as it stands wherever the store lies at `path`; `trace` is that of the state's run.
+    """
+    question = state.question
+    made = call(question, state.patch_grid, trace)
+    imports = [line for line in made.setup if line.startswith(("import ", "from "))]
+    body = [line for line in made.setup if line and line not in imports]
+    on_reference = question.mode == "patch" and question.kind == "image"
+    picture = f"trace.{'reference' if on_reference else 'images'}.isel(run=0)"
+    style = f"colours={state.colours!r}, opacity={state.opacity:g}, threshold={state.threshold:g}"
+    lines = [
+        *[line for line in imports if line.startswith("import ")],
+        "from attlas.analysis import maps, open_trace",
+        *[line for line in imports if line.startswith("from ")],
+        "from attlas.dashboards import plots",
+        "",
+        f"trace = open_trace({path!r}).sel({question.run!r})",
+        *body,
+        f"attention = {made.source}.isel(run=0).compute()",
+        f"plots.overlay({picture}, attention, {style})",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,68 @@
+"""An answer as a file: picture, moving picture over the calls, or labelled data."""
+
+import io
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from PIL import Image
+
+from attlas.dashboards.colours import blend, enlarge, relative
+from attlas.dashboards.page import png_bytes
+
+__all__ = ["gif", "netcdf", "overlaid", "png"]
+
+SIDE = 512
+"""Longer side of an exported picture, at least; small pictures are enlarged by whole pixels."""
+
+
+def overlaid(
+    image: xr.DataArray,
+    attention: xr.DataArray,
+    *,
+    colours: str = "inferno",
+    opacity: float = 0.85,
+    threshold: float = 0.0,
+    limits: tuple[float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Picture with a map over it as pixels, uint8 (rows, columns, RGB); the look is that of `plots.overlay`.
+
+    Examples
+    --------
+    >>> image = xr.DataArray(np.zeros((8, 8, 3), np.uint8), dims=("y", "x", "rgb"))
+    >>> overlaid(image, xr.DataArray(np.eye(4), dims=("key_y", "key_x"))).shape
+    (512, 512, 3)
+    """
+    pixels = np.asarray(image.values, np.uint8)
+    factor = max(1, -(-SIDE // max(pixels.shape[:2])))
+    large = enlarge(pixels, (pixels.shape[0] * factor, pixels.shape[1] * factor))
+    fraction = relative(np.asarray(attention.values), threshold=threshold, limits=limits)
+    return blend(large, fraction, colours=colours, opacity=opacity)
+
+
+def png(image: xr.DataArray, attention: xr.DataArray, **style: object) -> bytes:
+    """Picture with a map over it as PNG; `style` as in `overlaid`."""
+    return png_bytes(overlaid(image, attention, **style))  # type: ignore[arg-type]
+
+
+def gif(image: xr.DataArray, maps: xr.DataArray, dim: str = "t", *, milliseconds: int = 300, **style: object) -> bytes:
+    """Make a moving picture of the maps along `dim`, a GIF that repeats; each frame has its own range."""
+    frames = [
+        Image.fromarray(overlaid(image, maps.isel({dim: place}), **style))  # type: ignore[arg-type]
+        for place in range(maps.sizes[dim])
+    ]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    return buffer.getvalue()
+
+
+def netcdf(attention: xr.DataArray) -> bytes:
+    """Map with its coordinates and attributes as a NetCDF file."""
+    plain = attention.rename("attention")
+    # NetCDF has neither truth values nor None.
+    plain.attrs = {
+        name: int(value) if isinstance(value, bool) else value
+        for name, value in attention.attrs.items()
+        if value is not None
+    }
+    return bytes(plain.to_netcdf(engine="h5netcdf"))
