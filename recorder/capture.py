@@ -17,8 +17,9 @@ class Capture:
     Parameters
     ----------
     kinds
-        Which attention: any of ``text``, ``image``, ``self``, ``joint``. None takes every cross-attention that
-        the pipeline has (``text`` for Stable Diffusion, ``image`` for reference-guided ones).
+        Which attention: any of ``text``, ``image``, ``self``, ``joint``; those that the pipeline does not have are
+        left out, as long as one remains. None takes every cross-attention that it has (``text`` for Stable
+        Diffusion, ``image`` for reference-guided ones).
     detail
         ``full`` keeps every call, head, query and key; ``summary`` only the means (about 20 times smaller).
     encoding

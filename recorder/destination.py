@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attlas.schemas import Leaf, Manifest, Store, create_store, leaf_names, open_store
-from attlas.schemas.errors import InvalidValueError, ObservationError, StoreExistsError, StoreMismatchError
+from attlas.schemas.errors import AttlasError, InvalidValueError, ObservationError, StoreMismatchError
 
 __all__ = ["check_geometry", "check_present", "make_store", "open_matching", "storing"]
 
@@ -17,9 +17,9 @@ def storing(path: str | None, what: str) -> Iterator[None]:
     """Turn an error of the disk into one that says what it means for the recording."""
     try:
         yield
+    except AttlasError:
+        raise
     except OSError as err:
-        if isinstance(err, StoreExistsError):
-            raise
         raise ObservationError(
             f"writing {what} to {path or 'memory'} failed: {err}; complete runs there are intact: mend the cause and "
             "record again, it goes on where it stopped"

@@ -142,7 +142,7 @@ def denoiser_of(pipe: Any, family: Family) -> torch.nn.Module:
 
 
 def pictures_of(family: Family, request: Mapping[str, Any]) -> int:
-    """Number of pictures that a request makes: length of its batch times images per prompt."""
+    """Return the number of pictures that a request makes: length of its batch times images per prompt."""
     for name in family.batch:
         value = request.get(name)
         if value is not None:
@@ -156,7 +156,7 @@ def _length(name: str, value: Any) -> int:
         if not value:
             raise InvalidValueError(f"{name!r} of the request is an empty list")
         return len(value)
-    shape = getattr(value, "shape", ())
+    shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))
     return int(shape[0]) if name.endswith("embeds") or len(shape) == 4 else 1
 
 

@@ -115,9 +115,9 @@ def select(pipe: Any, capture: Capture) -> Subject:
     kinds = capture.kinds
     if kinds is None:
         kinds = tuple(kind for kind in present if kind != "self") or present
-    for kind in kinds:
-        if kind not in present:
-            raise unknown_name("kind", kind, present, where=f"{type(pipe).__name__}: it has no attention of that kind")
+    if not set(kinds) & set(present):
+        where = f"{type(pipe).__name__}: it has no attention of that kind"
+        raise unknown_name("kind", ", ".join(kinds), present, where=where)
     if "joint" in kinds:
         raise CaptureError(
             f"{type(pipe).__name__} has joint attention (text and picture share one softmax), which cannot be "

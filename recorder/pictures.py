@@ -45,7 +45,7 @@ def rgb(value: Any, what: str) -> Picture:
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
-def _eight_bits(picture: NDArray[np.float32], what: str) -> Picture:
+def _eight_bits(picture: NDArray[Any], what: str) -> Picture:
     """Round floats as diffusers does when it makes a PIL image."""
     low, high = float(picture.min()), float(picture.max())
     if not (low >= -1.001 and high <= 1.001):

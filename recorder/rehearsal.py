@@ -22,10 +22,10 @@ def rehearse(pipe: Any, denoiser: nn.Module, paths: set[str]) -> Shapes:
     tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
     tokens = None if tokenizer is None else int(tokenizer.model_max_length)
     inputs = _inputs(denoiser, tokens or 1)
-    if inputs is None:
+    if inputs is None or not isinstance(denoiser, UNet2DConditionModel):
         return {}
     with torch.device("meta"):
-        twin = type(denoiser).from_config(denoiser.config)  # type: ignore[operator]
+        twin = type(denoiser).from_config(denoiser.config)
     cross = {path for path, module in denoiser.named_modules() if getattr(module, "is_cross_attention", False)}
     shapes: Shapes = {}
 

@@ -68,9 +68,17 @@ class Request:
 
 def accepted_arguments(pipe: Any) -> tuple[str, ...]:
     """Names that a request for `pipe` may have."""
-    parameters = inspect.signature(type(pipe).__call__).parameters.values()
-    named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self"]
-    return (*named, *EXTRA_KEYS)
+    names: dict[str, None] = {}
+    for cls in type(pipe).__mro__:
+        if "__call__" not in vars(cls):
+            continue
+        parameters = inspect.signature(vars(cls)["__call__"]).parameters.values()
+        open_ended = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        names |= dict.fromkeys(p.name for p in parameters if p.kind not in open_ended and p.name != "self")
+        # A class that takes anything passes it on to the one that it derives from.
+        if not any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return (*names, *EXTRA_KEYS)
 
 
 def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:

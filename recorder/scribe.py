@@ -78,7 +78,7 @@ class Scribe:
         for variable in ("log_attention", "logsumexp", "g2r", "r2g"):
             values = getattr(encoded, variable)
             if variable in self._variables[name]:
-                self._put(name, variable, copied.t, layer, values.unflatten(0, split))
+                self._put(name, variable, copied.t, layer, values.reshape(*split, *values.shape[1:]))
         if leaf.has_mean:
             self._put_mean(name, layer, copied, split)
 
@@ -113,7 +113,7 @@ class Scribe:
     def _put_mean(self, name: str, layer: int, copied: Copied, split: torch.Size) -> None:
         total, count = self._totals[copied.kind, copied.path]
         if count == self._calls:
-            self._put(name, "attention_mean", 0, layer, (total / count).unflatten(0, split))
+            self._put(name, "attention_mean", 0, layer, (total / count).reshape(*split, *total.shape[1:]))
             del self._totals[copied.kind, copied.path]
 
     def _check_constant(self, copied: Copied) -> None:

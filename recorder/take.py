@@ -189,7 +189,7 @@ class Take:
 
     def _pick(self, tensor: Tensor) -> Tensor:
         """(row, head, ...) as (branch, picture, head, ...), less the branches and heads that are not wanted."""
-        tensor = tensor.unflatten(0, (len(self._branches), self._pictures))
+        tensor = tensor.reshape(len(self._branches), self._pictures, *tensor.shape[1:])
         if len(self._chosen) == 1:
             tensor = tensor[self._chosen[0] :][:1]
         elif len(self._chosen) < len(self._branches):

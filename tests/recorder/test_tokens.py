@@ -1,0 +1,76 @@
+"""Labels of prompt tokens."""
+
+from types import SimpleNamespace
+
+import pytest
+from tiny_pipelines import TOKENS, tokenizer
+
+from attlas.recorder.tokens import label_tokens, tokenizer_of
+
+
+class Slow:
+    """A tokenizer that does not know where its tokens were, as the pure Python ones."""
+
+    is_fast = False
+
+    def __init__(self, fast):
+        self._fast = fast
+        self.model_max_length = fast.model_max_length
+        self.bos_token_id, self.eos_token_id = fast.bos_token_id, fast.eos_token_id
+
+    def __call__(self, text, *, return_offsets_mapping, **settings):
+        assert not return_offsets_mapping
+        return self._fast(text, **settings)
+
+    def convert_ids_to_tokens(self, ids):
+        return self._fast.convert_ids_to_tokens(ids)
+
+
+@pytest.fixture(params=["fast", "slow"])
+def pipe(request):
+    fast = tokenizer()
+    return SimpleNamespace(tokenizer=fast if request.param == "fast" else Slow(fast))
+
+
+def test_words_pieces_and_padding(pipe):
+    prompt = "a Red  cat zz"
+    labels = label_tokens(pipe, prompt, TOKENS)
+    assert labels.segments == ("bos", *("word",) * 5, "eos", *("pad",) * 5)
+    assert labels.tokens[:7] == ("<|startoftext|>", "a</w>", "red</w>", "cat</w>", "z", "z</w>", "<|endoftext|>")
+    spelled = [prompt[a:b] for a, b in zip(labels.starts, labels.ends, strict=True) if a >= 0]
+    assert spelled == ["a", "Red", "cat", "z", "z"]
+    assert labels.starts[0] == labels.ends[0] == labels.starts[-1] == -1
+
+
+def test_a_word_twice_has_two_places(pipe):
+    labels = label_tokens(pipe, "cat cat", TOKENS)
+    assert list(zip(labels.starts, labels.ends, strict=True))[1:3] == [(0, 3), (4, 7)]
+
+
+def test_an_empty_prompt_is_padding(pipe):
+    assert label_tokens(pipe, "", TOKENS).segments == ("bos", "eos", *("pad",) * (TOKENS - 2))
+
+
+def test_a_long_prompt_is_cut_where_the_pipeline_cuts_it(pipe):
+    labels = label_tokens(pipe, "cat " * 30, TOKENS)
+    assert labels.segments == ("bos", *("word",) * (TOKENS - 2), "eos")
+
+
+def test_an_unknown_word_is_no_end_of_text():
+    # This tokenizer has no comma, and CLIP spells what it does not know as end-of-text.
+    labels = label_tokens(SimpleNamespace(tokenizer=tokenizer()), "a cat , a dog", TOKENS)
+    assert labels.segments[:7] == ("bos", *("word",) * 5, "eos")
+    assert (labels.starts[3], labels.ends[3]) == (6, 7)
+
+
+def test_words_of_a_textual_inversion_have_no_characters():
+    pipe = SimpleNamespace(tokenizer=tokenizer(), maybe_convert_prompt=lambda text, _: text.replace("toy", "cat dog"))
+    labels = label_tokens(pipe, "a toy", TOKENS)
+    assert labels.tokens[1:4] == ("a</w>", "cat</w>", "dog</w>")
+    assert set(labels.starts) == {-1}
+
+
+def test_other_numbers_of_keys_are_not_guessed():
+    labels = label_tokens(SimpleNamespace(tokenizer=tokenizer()), "a cat", 5)
+    assert labels.tokens == ("",) * 5
+    assert tokenizer_of(SimpleNamespace(tokenizer=None)) is None
