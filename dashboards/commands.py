@@ -26,9 +26,16 @@ def dashboard(stores: tuple[str, ...], port: int, show: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="HTML file to write."
 )
-def report(stores: tuple[str, ...], out: Path) -> None:
-    """Write one self-contained HTML file about the runs of each STORE."""
+@click.option("--scores", type=click.Path(path_type=Path), help="JSON of score tables by store, from `attlas score`.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs shown of each store.")
+@click.option("--quiet", is_flag=True, help="Say nothing.")
+def report(stores: tuple[str, ...], out: Path, scores: Path | None, runs: int, quiet: bool) -> None:
+    """Write one self-contained HTML file about the runs of each STORE.
+
+    STORE is a store or a folder of stores.
+    """
     from attlas.analysis import open_trace
+    from attlas.dashboards.report import read_scores
     from attlas.dashboards.report import report as write
     from attlas.dashboards.shelf import find_stores
     from attlas.schemas.errors import StoreNotFoundError
@@ -36,5 +43,7 @@ def report(stores: tuple[str, ...], out: Path) -> None:
     found, problems = find_stores(stores)
     if problems:
         raise StoreNotFoundError("\n".join(problems))
-    write({name: open_trace(path) for name, path in found.items()}, {}, out)
-    click.echo(f"wrote {out}")
+    traces = {name.removesuffix(".zarr"): open_trace(path) for name, path in found.items()}
+    write(traces, read_scores(scores) if scores is not None else {}, out, runs=runs)
+    if not quiet:
+        click.echo(f"wrote {out}")

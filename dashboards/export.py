@@ -24,8 +24,11 @@ def overlaid(
     opacity: float = 0.85,
     threshold: float = 0.0,
     limits: tuple[float, float] | None = None,
+    side: int = SIDE,
 ) -> NDArray[np.uint8]:
     """Picture with a map over it as pixels, uint8 (rows, columns, RGB); the look is that of `plots.overlay`.
+
+    The picture is enlarged by whole pixels until its longer side is at least `side`.
 
     Examples
     --------
@@ -34,7 +37,7 @@ def overlaid(
     (512, 512, 3)
     """
     pixels = np.asarray(image.values, np.uint8)
-    factor = max(1, -(-SIDE // max(pixels.shape[:2])))
+    factor = max(1, -(-side // max(pixels.shape[:2])))
     large = enlarge(pixels, (pixels.shape[0] * factor, pixels.shape[1] * factor))
     fraction = relative(np.asarray(attention.values), threshold=threshold, limits=limits)
     return blend(large, fraction, colours=colours, opacity=opacity)

@@ -28,7 +28,7 @@ figure { margin: 0; } figure img { display: block; border-radius: 3px; image-ren
 figcaption { font-size: 12px; line-height: 1.4; margin-bottom: 3px; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 6px 0 18px; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid #e5e7eb; text-align: right; }
-th { color: #6b7280; font-weight: 500; font-size: 13px; } th:first-child, td:first-child { text-align: left; }
+th { color: #6b7280; font-weight: 500; font-size: 13px; } th.text, td.text { text-align: left; }
 caption { text-align: left; font-weight: 600; padding-bottom: 4px; }
 """
 
@@ -62,9 +62,11 @@ class Table:
     def html(self) -> str:
         """Return the table as markup; every cell is escaped. An empty table says so."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        head = "".join(f"<th>{html.escape(str(name))}</th>" for name in columns)
+        texts = {name for name in columns if all(isinstance(row.get(name), str | None) for row in self.rows)}
+        kinds = {name: ' class="text"' if name in texts else "" for name in columns}
+        head = "".join(f"<th{kinds[name]}>{html.escape(str(name))}</th>" for name in columns)
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_cell(row.get(name)))}</td>" for name in columns) + "</tr>"
+            "<tr>" + "".join(f"<td{kinds[name]}>{html.escape(_cell(row.get(name)))}</td>" for name in columns) + "</tr>"
             for row in self.rows
         )
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
