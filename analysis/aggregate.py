@@ -6,7 +6,7 @@ linear, so the sums may be taken first wherever that is cheaper; with ``clamp`` 
 resample, clamp, weigh and sum layers and heads, as in DAAM's and I2AM's released code.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce as fold
 from typing import Any
 
@@ -44,7 +44,7 @@ def aggregate(
     onto: str | None = None,
     kind: str | None = None,
     branch: str | None = "cond",
-    layers: str | Iterable[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     heads: Heads = None,
     steps: int | slice | Iterable[int] | None = None,
     keys: Any = None,
@@ -84,7 +84,7 @@ def aggregate(
         axis, or of rows and columns on one of the grids or of the picture's size (then cells count by the part that
         is covered). Along the averaged axis it weighs the mean; along ``onto`` it sets the rest to 0.
     grid
-        Rows and columns of the map; by default the finest among the chosen layers.
+        Rows and columns of the map; by default the finest among the chosen `layers`, whatever `heads` says.
     resample, conserve, clamp
         As in `resample`, for layers on another grid.
     reduce
@@ -143,7 +143,7 @@ def aggregate(
     inert = warn_inert([part.leaf for part in parts])
     calls = pick_calls(trace, steps)
     question = Question(direction, onto, branches, calls, keys, queries, "t" in keep, source)
-    target = target_grid(parts, onto, grid)
+    target = target_grid(pick_parts(trace, kind, layers, None), onto, grid)
     count = trace.store.calls if calls is None else len(calls)
     made, totals, sources = [], [], []
     for part in parts:

@@ -12,9 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.daam import daam
-from attlas.analysis.metrics import iou
-from attlas.analysis.normalise import threshold
-from attlas.analysis.resample import resample
+from attlas.analysis.normalise import threshold_values
+from attlas.analysis.resample import resample_values
 from attlas.analysis.trace import Trace
 from attlas.analysis.words import has_word, prompts
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
@@ -118,13 +117,16 @@ def set_iou(
         if (layer, head) not in pairs:
             raise unknown_name("head", f"{layer}:{head}", [f"{path}:{number}" for path, number in pairs])
     places = list(range(len(pairs))) if heads is None else [pairs.index(head) for head in heads]
-    return _iou(flat.isel(part=places).mean("part"), masks, tau, rule)
+    scores = _iou(flat[..., places].mean(-1), masks.values, tau, rule)
+    return xr.DataArray(
+        scores, dims="sample", coords={name: masks[name] for name in ("run", "word") if name in masks.coords}
+    )
 
 
 def score_heads(maps: xr.DataArray, masks: xr.DataArray, *, tau: float = 0.4, rule: str = "minmax") -> xr.DataArray:
     """Mean IoU of each head by itself over the samples, ``(layer, head)`` in [0, 1]; NaN where a layer lacks a head."""
     flat, pairs = _flat(maps)
-    scores = [float(_iou(flat.isel(part=place), masks, tau, rule).mean()) for place in range(len(pairs))]
+    scores = [float(np.nanmean(_iou(flat[..., place], masks.values, tau, rule))) for place in range(len(pairs))]
     made = xr.full_like(maps.isel(sample=0, query_y=0, query_x=0, drop=True), np.nan, dtype=np.float32)
     for (layer, head), score in zip(pairs, scores, strict=True):
         made.loc[{"layer": layer, "head": head}] = score
@@ -166,34 +168,35 @@ def greedy(
         raise InvalidValueError(f"limit = {limit}; at least 1 head is needed")
     flat, pairs = _flat(maps)
     chosen: list[int] = []
-    total = xr.zeros_like(flat.isel(part=0, drop=True))
+    total = np.zeros_like(flat[..., 0])
     best = -1.0
     while len(chosen) < min(limit, len(pairs)):
         rest = [place for place in range(len(pairs)) if place not in chosen]
         # The mean's scale does not matter to a threshold, so the sum does.
-        scores = [float(_iou(total + flat.isel(part=place), masks, tau, rule).mean()) for place in rest]
+        scores = [float(np.nanmean(_iou(total + flat[..., place], masks.values, tau, rule))) for place in rest]
         if max(scores) <= best:
             break
         best = max(scores)
         chosen.append(rest[int(np.argmax(scores))])
-        total = total + flat.isel(part=chosen[-1])
+        total = total + flat[..., chosen[-1]]
     return [pairs[place] for place in chosen]
 
 
-def _iou(maps: xr.DataArray, masks: xr.DataArray, tau: float, rule: str) -> xr.DataArray:
-    shape = (masks.sizes["image_y"], masks.sizes["image_x"])
-    hard = threshold(resample(maps, shape, "bicubic"), tau, rule=rule)
-    return iou(hard.drop_vars(["query_y", "query_x"]), masks)
+def _iou(maps: NDArray[Any], masks: NDArray[np.bool_], tau: float, rule: str) -> NDArray[np.float64]:
+    """IoU of each map ``(sample, row, column)``, brought to the picture bicubically and thresholded, with its mask."""
+    shown = resample_values(maps, masks.shape[1:], "bicubic").reshape(len(maps), -1)
+    high, inside = threshold_values(shown, tau, rule) > 0, masks.reshape(len(masks), -1)
+    return np.asarray((high & inside).sum(-1) / np.maximum((high | inside).sum(-1), 1))
 
 
-def _flat(maps: xr.DataArray) -> tuple[xr.DataArray, list[Head]]:
-    """Layer and head as one dim ``part``, and its labels; heads that a layer lacks are left out."""
-    stacked = maps.stack(part=("layer", "head"))
-    held = stacked.notnull().any([dim for dim in stacked.dims if dim != "part"]).values
+def _flat(maps: xr.DataArray) -> tuple[NDArray[np.float32], list[Head]]:
+    """Put layer and head into one last axis, and label it; heads that a layer lacks are left out."""
+    stacked = maps.stack(part=("layer", "head")).transpose("sample", "query_y", "query_x", "part")
+    held = stacked.notnull().any(("sample", "query_y", "query_x")).values
     if not held.any():
         raise InvalidValueError("the maps of all heads are NaN; nothing can be scored")
     pairs = [(str(layer), int(head)) for layer, head in stacked["part"].values[held]]
-    return stacked.drop_vars(["part", "layer", "head"]).isel(part=np.flatnonzero(held)), pairs
+    return stacked.values[..., held], pairs
 
 
 def _sample_coords(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -156,9 +156,10 @@ def sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "layer", **o
     --------
     >>> from attlas.analysis import open_trace
     >>> from attlas.schemas import simulate_store
-    >>> m = sram(open_trace(simulate_store(runs=1)), (1, 0)).sum("layer").squeeze("run")
-    >>> np.unravel_index(int(m.argmax()), m.shape)  # this store looks at the place mirrored left to right
-    (np.int64(1), np.int64(3))
+    >>> from attlas.analysis.metrics import peak
+    >>> m = sram(open_trace(simulate_store(runs=1)), (1, 0), keep=())
+    >>> peak(m).values.tolist()  # this store looks at the place mirrored left to right
+    [[1.0, 3.0]]
     """
     options["queries"] = _patch_mask(trace, patch, "query", options)
     made = aggregate(trace, "g2r", keep, **options)
@@ -187,7 +188,7 @@ def _patch_mask(trace: Trace, patch: Patch, axis: str, options: dict[str, Any]) 
     if not isinstance(patch, tuple):
         return patch
     kind = pick_kind(trace, options.get("kind"))
-    parts = pick_parts(trace, kind, options.get("layers"), options.get("heads"))
+    parts = pick_parts(trace, kind, options.get("layers"), None)
     grids = [part.leaf.query_grid if axis == "query" else part.leaf.key_grid for part in parts]
     sized = [grid for grid in grids if grid is not None]
     if not sized:

@@ -1,12 +1,25 @@
 """From scores to pictures: normalisation and thresholds, each by the name of its rule."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from attlas.analysis.resample import spatial_dims
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["EPSILON", "MODES", "NORMALISE_RULES", "THRESHOLD_RULES", "normalize", "threshold"]
+__all__ = [
+    "EPSILON",
+    "MODES",
+    "NORMALISE_RULES",
+    "THRESHOLD_RULES",
+    "normalize",
+    "normalize_values",
+    "threshold",
+    "threshold_values",
+]
 
 NORMALISE_RULES = ("minmax", "sum", "none")
 THRESHOLD_RULES = ("minmax", "max", "percentile")
@@ -43,15 +56,18 @@ def normalize(values: xr.DataArray, rule: str = "minmax") -> xr.DataArray:
     """
     if rule not in NORMALISE_RULES:
         raise unknown_name("normalise rule", rule, NORMALISE_RULES)
+    return _by_map(normalize_values, values, {"normalise": rule}, rule=rule)
+
+
+def normalize_values(values: NDArray[Any], rule: str) -> NDArray[np.float32]:
+    """Scale each map ``(..., cell)`` by itself; the numpy kernel of `normalize`."""
     made = values.astype(np.float32)
-    dims = map_dims(values)
     if rule == "minmax":
-        low, high = made.min(dims, skipna=False), made.max(dims, skipna=False)
+        low, high = made.min(-1, keepdims=True), made.max(-1, keepdims=True)
         made = (made - low) / (high - low + EPSILON)
     elif rule == "sum":
-        made = made / made.sum(dims, skipna=False)
-    made.attrs = {**values.attrs, "normalise": rule}
-    return made.transpose(*values.dims).rename(values.name)
+        made = made / made.sum(-1, keepdims=True)
+    return np.asarray(made, dtype=np.float32)
 
 
 def threshold(values: xr.DataArray, tau: float = 0.4, *, rule: str = "minmax", mode: str = "hard") -> xr.DataArray:
@@ -97,19 +113,44 @@ def threshold(values: xr.DataArray, tau: float = 0.4, *, rule: str = "minmax", m
     top = 100 if rule == "percentile" else 1
     if not 0 <= tau <= top:
         raise InvalidValueError(f"threshold {tau!r} is out of range; 0 to {top} is accepted for rule {rule!r}")
-    made = normalize(values, "minmax" if rule == "minmax" else "none")
-    dims = map_dims(values)
+    attrs = {"threshold": f"{rule} {tau:g} {mode}", "normalise": "minmax" if rule == "minmax" else "none"}
+    return _by_map(threshold_values, values, attrs, tau=tau, rule=rule, soft=mode == "soft")
+
+
+def threshold_values(values: NDArray[Any], tau: float, rule: str, soft: bool = False) -> NDArray[np.float32]:
+    """Keep what is high in each map ``(..., cell)``; the numpy kernel of `threshold`."""
+    made = normalize_values(values, "minmax" if rule == "minmax" else "none")
     if rule == "minmax":
-        high = made > tau
+        high = made > np.float32(tau)
     elif rule == "max":
-        high = made >= np.float32(tau) * made.max(dims, skipna=False)
+        high = made >= np.float32(tau) * made.max(-1, keepdims=True)
     else:
-        high = made > made.quantile(tau / 100, dims, skipna=False).drop_vars("quantile").astype(np.float32)
-    kept = made if mode == "soft" else xr.ones_like(made)
-    broken = made.isnull().any(dims)
-    kept = kept.where(high, np.float32(0)).where(~broken)
-    kept.attrs = {**made.attrs, "threshold": f"{rule} {tau:g} {mode}"}
-    return kept.transpose(*values.dims).rename(values.name)
+        high = made > np.quantile(made, tau / 100, axis=-1, keepdims=True)
+    kept = np.where(high, made if soft else np.float32(1), np.float32(0))
+    kept[np.isnan(made).any(-1)] = np.nan
+    return kept
+
+
+def _by_map(
+    kernel: Callable[..., NDArray[np.float32]], values: xr.DataArray, attrs: dict[str, str], **options: Any
+) -> xr.DataArray:
+    """Apply a kernel of flat maps along the dims of one map."""
+    dims = map_dims(values)
+
+    def flat(block: NDArray[Any]) -> NDArray[np.float32]:
+        lead = block.shape[: block.ndim - len(dims)]
+        return kernel(block.reshape(*lead, -1), **options).reshape(block.shape)
+
+    made: xr.DataArray = xr.apply_ufunc(
+        flat,
+        values,
+        input_core_dims=[list(dims)],
+        output_core_dims=[list(dims)],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    )
+    made.attrs = {**values.attrs, **attrs}
+    return made.transpose(*values.dims)
 
 
 def map_dims(values: xr.DataArray) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attlas.schemas.errors import CorruptDataError
 
-__all__ = ["ShardReader", "labels", "lazy_variable"]
+__all__ = ["Files", "ShardReader", "lazy_variable"]
 
 DECODE_ERRORS = (ValueError, RuntimeError, IndexError, EOFError, OSError, struct.error)
 """What zarr and its codecs raise for a flipped bit, a truncated or an unreadable file."""
@@ -86,26 +86,54 @@ def lazy_variable(reader: ShardReader) -> xr.Variable:
     array = reader.array
     shard = tuple(array.shards or array.chunks)
     chunks = (1, *(min(size, length) or 1 for size, length in zip(shard[1:], array.shape[1:], strict=True)))
-    dims = tuple(array.metadata.dimension_names or ())
-    attrs = {name: array.attrs[name] for name in ("units", "description") if name in array.attrs}
     lazy = da.from_array(
         reader, chunks=chunks, asarray=False, fancy=False, meta=np.empty((0,) * reader.ndim, reader.dtype)
     )
-    return xr.Variable(dims, lazy, attrs)
+    return xr.Variable(_dims(array), lazy, _attrs(array))
 
 
-def labels(array: "zarr.Array[Any]", rows: tuple[int, ...] | None = None) -> xr.Variable:
-    """Read a small array now, only `rows` where its first dim is the run; text as fixed-width unicode."""
-    try:
-        values = np.asarray(array[...])
-    except DECODE_ERRORS as err:
-        raise CorruptDataError(
-            f"{array.path} cannot be read: {err}; `attlas validate --deep` lists all damage"
-        ) from err
-    values = values.astype(object).astype(str) if _is_text(array) else values
-    values = values if rows is None else values[list(rows)]
-    attrs = {name: array.attrs[name] for name in ("units", "description") if name in array.attrs}
-    return xr.Variable(tuple(array.metadata.dimension_names or ()), values, attrs)
+class Files:
+    """Open arrays and small labels of one store, each read once and shared by all traces of it."""
+
+    def __init__(self, store: "zarr.storage.StoreLike") -> None:
+        self.group = zarr.open_group(store, mode="r", use_consolidated=False)
+        self._arrays: dict[str, Any] = {}
+        self._labels: dict[str, xr.Variable] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the store has the array or group `name`."""
+        if name not in self._arrays:
+            self._arrays[name] = self.group.get(name)
+        return self._arrays[name] is not None
+
+    def array(self, name: str) -> "zarr.Array[Any]":
+        """Return the array `name`, which must be there."""
+        if name not in self:
+            raise KeyError(name)
+        found: zarr.Array[Any] = self._arrays[name]
+        return found
+
+    def label(self, name: str) -> xr.Variable:
+        """Read a small array whole; text as fixed-width unicode."""
+        if name not in self._labels:
+            array = self.array(name)
+            try:
+                values = np.asarray(array[...])
+            except DECODE_ERRORS as err:
+                raise CorruptDataError(
+                    f"{name} cannot be read: {err}; `attlas validate --deep` lists all damage"
+                ) from err
+            values = values.astype(object).astype(str) if _is_text(array) else values
+            self._labels[name] = xr.Variable(_dims(array), values, _attrs(array))
+        return self._labels[name]
+
+
+def _dims(array: "zarr.Array[Any]") -> tuple[str, ...]:
+    return tuple(str(dim) for dim in array.metadata.dimension_names or ())
+
+
+def _attrs(array: "zarr.Array[Any]") -> dict[str, Any]:
+    return {name: array.attrs[name] for name in ("units", "description") if name in array.attrs}
 
 
 def _is_text(array: "zarr.Array[Any]") -> bool:

@@ -73,7 +73,7 @@ def pick_kind(trace: Trace, kind: str | None) -> str:
     return kind
 
 
-def pick_parts(trace: Trace, kind: str, layers: str | Iterable[str] | None, heads: Heads) -> list[Part]:
+def pick_parts(trace: Trace, kind: str, layers: str | Sequence[str] | None, heads: Heads) -> list[Part]:
     """Chosen layers and heads by leaf; a layer without a chosen head, and a head chosen in no layer, is left out.
 
     A layer pattern is a layer's path, a part of one, a shell pattern (``up_blocks.*``), or the query grid of a

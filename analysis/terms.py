@@ -134,6 +134,7 @@ def _time_mean_block(
     axis = -2 if onto == "key" else -1
     if weights is None:
         return np.asarray(attention.mean(axis) * np.float32(calls))
-    share = weights / weights.sum(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # nothing chosen in this run: NaN is what is meant
+        share = weights / weights.sum(-1, keepdims=True)
     subscripts = "rblhqk,rbq->rblhk" if onto == "key" else "rblhqk,rbk->rblhq"
     return np.asarray(np.einsum(subscripts, attention, share, optimize=True) * np.float32(calls))

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from attlas.analysis.reading import ShardReader, labels, lazy_variable
+from attlas.analysis.reading import Files, ShardReader, lazy_variable
 from attlas.schemas import ROOT_VARIABLES, Leaf, Manifest, Store, open_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
 
@@ -36,11 +36,11 @@ class Trace:
         Torch device on which kernels run.
     """
 
-    def __init__(self, store: Store, rows: Iterable[int], *, device: str = "cpu") -> None:
+    def __init__(self, store: Store, rows: Iterable[int], *, device: str = "cpu", files: Files | None = None) -> None:
         self.store = store
         self.rows = tuple(rows)
         self.device = device
-        self._group = zarr.open_group(store.group.store, mode="r", use_consolidated=False)
+        self._files = Files(store.group.store) if files is None else files
         self._datasets: dict[str, xr.Dataset] = {}
 
     @property
@@ -71,10 +71,8 @@ class Trace:
     @cached_property
     def runs(self) -> xr.Dataset:
         """The run table, in memory: prompt, seed, request, complete ``(run,)``; step, timestep, sigma ``(run, t)``."""
-        names = ("run", *TABLE, *CLOCK)
-        variables = {name: labels(self._group[name], self.rows) for name in names}
-        dataset = xr.Dataset({**variables, "t": labels(self._group["t"])})
-        return dataset.set_coords([*CLOCK, "t", "run"])
+        whole = xr.Dataset({name: self._files.label(name) for name in ("run", "t", *TABLE, *CLOCK)})
+        return whole.set_coords([*CLOCK, "t", "run"]).isel(run=list(self.rows))
 
     @cached_property
     def run_ids(self) -> tuple[str, ...]:
@@ -85,12 +83,12 @@ class Trace:
     def tree(self) -> xr.DataTree:
         """The whole store as an xarray tree: run table and pictures at the root, a node per leaf, annotations."""
         root = self.runs.assign_coords(branch=("branch", np.asarray(self.branches)))
-        pictures = {name: self._lazy(name) for name in PICTURES if name in self._group}
+        pictures = {name: self._lazy(name) for name in PICTURES if name in self._files}
         nodes = {"/": root.assign(pictures), **{f"/{name}": self.dataset(name) for name in self.leaves}}
-        if "annotations" in self._group:
+        if "annotations" in self._files:
             nodes["/annotations"] = self.annotations.drop_vars("run")
         tree = xr.DataTree.from_dict(nodes)
-        tree.attrs = {"attlas": dict(self._group.attrs["attlas"])}
+        tree.attrs = {"attlas": dict(self._files.group.attrs["attlas"])}
         return tree
 
     @property
@@ -101,14 +99,15 @@ class Trace:
     @property
     def reference(self) -> xr.DataArray:
         """Reference images, uint8 (run, reference_y, reference_x, rgb), lazy; `NotRecordedError` if there are none."""
-        if "reference_image" not in self._group:
+        if "reference_image" not in self._files:
             raise NotRecordedError(f"{self.where} has no reference image: its pipeline takes none")
         return self._labelled(self._lazy("reference_image"), "reference_image")
 
     @cached_property
     def annotations(self) -> xr.Dataset:
         """What the user gave with each run, lazy; empty if nothing was given."""
-        names = sorted(self._group["annotations"].array_keys()) if "annotations" in self._group else []
+        group = self._files.group
+        names = sorted(group["annotations"].array_keys()) if "annotations" in self._files else []
         variables = {name: self._lazy(f"annotations/{name}") for name in names}
         return xr.Dataset(variables, coords={"run": self.runs["run"]})
 
@@ -118,18 +117,17 @@ class Trace:
             raise unknown_name("leaf", leaf, self.leaves, where=self.where)
         if leaf not in self._datasets:
             geometry = self.leaves[leaf]
-            coords: dict[str, Any] = {"branch": ("branch", np.asarray(self.branches)), "t": self.runs["t"].variable}
+            coords: dict[str, Any] = {name: self.runs[name].variable for name in ("run", "t")}
+            coords["branch"] = ("branch", np.asarray(self.branches))
             data: dict[str, xr.Variable] = {}
             for variable in geometry.variables():
-                if variable.name not in self._group[leaf]:
+                name = f"{leaf}/{variable.name}"
+                if name not in self._files:
                     continue
-                array = self._group[f"{leaf}/{variable.name}"]
                 if variable.role == "data":
-                    data[variable.name] = self._lazy(f"{leaf}/{variable.name}")
-                elif "run" in variable.dims:
-                    coords[variable.name] = self._lazy(f"{leaf}/{variable.name}")
+                    data[variable.name] = self._lazy(name)
                 else:
-                    coords[variable.name] = labels(array)
+                    coords[variable.name] = self._lazy(name) if "run" in variable.dims else self._files.label(name)
             self._datasets[leaf] = xr.Dataset(data, coords, {"kind": geometry.kind, "grid": geometry.grid})
         return self._datasets[leaf]
 
@@ -158,7 +156,18 @@ class Trace:
         places = list(runs)
         if any(not -len(self.rows) <= place < len(self.rows) for place in places):
             raise InvalidValueError(f"run places {places} reach outside the {len(self.rows)} runs of {self.where}")
-        return Trace(self.store, [self.rows[place] for place in places], device=self.device)
+        return Trace(self.store, [self.rows[place] for place in places], device=self.device, files=self._files)
+
+    def tokens(self, leaf: str) -> xr.Dataset:
+        """Characters ``[token_start, token_end)`` of each text key in its prompt, ``(run, branch, key)``, read now.
+
+        -1 where the key is no part of the prompt. `NotRecordedError` if the leaf's keys are no tokens.
+        """
+        if f"{leaf}/token_start" not in self._files:
+            raise NotRecordedError(f"{self.where}: keys of leaf {leaf} are no tokens; word maps need kind 'text'")
+        names = ("token_start", "token_end")
+        columns = {name: (("run", "branch", "key"), self._reader(f"{leaf}/{name}")[:]) for name in names}
+        return xr.Dataset(columns, {"run": list(self.run_ids), "branch": list(self.branches)})
 
     @property
     def where(self) -> str:
@@ -179,9 +188,12 @@ class Trace:
         return "\n".join(lines)
 
     def _lazy(self, name: str) -> xr.Variable:
+        return lazy_variable(self._reader(name))
+
+    def _reader(self, name: str) -> ShardReader:
         flags = tuple(bool(flag) for flag in self.runs["complete"].values)
         sure = flags if name not in ROOT_VARIABLES and not name.startswith("annotations/") else (False,) * len(flags)
-        return lazy_variable(ShardReader(self._group[name], self.where, self.rows, self.run_ids, sure))
+        return ShardReader(self._files.array(name), self.where, self.rows, self.run_ids, sure)
 
     def _labelled(self, variable: xr.Variable, name: str) -> xr.DataArray:
         return xr.DataArray(variable, coords={"run": self.runs["run"]}, name=name)

@@ -40,6 +40,8 @@ def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | No
     ------
     UnknownNameError
         If no run's prompt has the word; close words are named.
+    NotRecordedError
+        If the store has no text keys.
     InvalidValueError
         If the word stands in prompts only beyond the tokens that the model sees, or is empty.
 
@@ -58,11 +60,9 @@ def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | No
     if not any(found):
         known = dict.fromkeys(token for text in texts for token in re.findall(r"\w+", text.lower()))
         raise unknown_name("word", word, known, where=f"the prompts of {trace.where}")
-    name = leaf or next((name for name, own in trace.leaves.items() if own.kind in ("text", "joint")), None)
-    if name is None or "token_start" not in trace.dataset(name).coords:
-        raise InvalidValueError(f"{trace.where} has no text keys; word maps need kind 'text'")
-    coords = trace.dataset(name).coords
-    starts, ends = (coords[label].sel(branch=branch).values for label in ("token_start", "token_end"))
+    name = leaf or next((name for name, own in trace.leaves.items() if own.kind == "text"), next(iter(trace.leaves)))
+    tokens = trace.tokens(name).sel(branch=branch)
+    starts, ends = tokens["token_start"].values, tokens["token_end"].values
     matched = np.stack([_overlap(*row) for row in zip(starts, ends, found, strict=True)])
     if not matched.any():
         raise InvalidValueError(
