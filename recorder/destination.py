@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,14 @@ def storing(path: str | None, what: str) -> Iterator[None]:
         yield
     except AttlasError:
         raise
-    except OSError as err:
+    except (OSError, KeyError) as err:
+        if path is not None and not (Path(path) / "zarr.json").is_file():
+            raise ObservationError(f"the store {path} vanished while {what} was recorded; record again") from err
+        # zarr says KeyError for an array that is not there.
+        problem = f"{err} is not there" if isinstance(err, KeyError) else str(err)
         raise ObservationError(
-            f"writing {what} to {path or 'memory'} failed: {err}; complete runs there are intact: mend the cause and "
-            "record again, it goes on where it stopped"
+            f"writing {what} to {path or 'memory'} failed: {problem}; complete runs there are intact: mend the cause "
+            "and record again, it goes on where it stopped"
         ) from err
 
 
@@ -67,8 +72,7 @@ def make_store(
     if path is None:
         return create_store(None, *details, t_labels=kept)
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.new")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         create_store(draft, *details, t_labels=kept)
@@ -118,9 +122,9 @@ def check_geometry(
 
 
 def check_present(store: Store) -> None:
-    """Raise if the store's folder went away while it was written."""
+    """Raise what `storing` understands if the store's folder went away while it was written."""
     if store.path is not None and not (Path(store.path) / "zarr.json").is_file():
-        raise ObservationError(f"the store {store.path} vanished while a run was recorded; record again")
+        raise FileNotFoundError(store.path)
 
 
 def _check_parent(path: Path) -> None:

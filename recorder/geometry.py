@@ -66,7 +66,10 @@ def _leaf(pipe: Any, members: list[SiteShape], capture: Capture, calls: int) -> 
     segments: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
-    if kind == "image":
+    if kind == "image" and first.site.order:
+        # Tokens of an IP-Adapter are no patches, however many there are.
+        segments, rows, columns = ("reference",) * keys, (-1,) * keys, (-1,) * keys
+    elif kind == "image":
         segments, rows, columns = patch_keys(pipe, keys)
     elif kind == "self":
         if keys != queries:

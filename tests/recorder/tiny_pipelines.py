@@ -26,13 +26,13 @@ def tokenizer(tokens: int = TOKENS) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=tokens)
 
 
-def text_encoder(words: CLIPTokenizer, width: int = 16) -> CLIPTextModel:
+def text_encoder(words: CLIPTokenizer, width: int = 16, layers: int = 1) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words),
             hidden_size=width,
             intermediate_size=32,
-            num_hidden_layers=1,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             max_position_embeddings=words.model_max_length,
             bos_token_id=words.bos_token_id,

@@ -1,0 +1,343 @@
+"""What goes wrong around a recording: disks, kills, other stores. Complete runs stay, and resuming makes the rest."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from tiny_pipelines import make_pipe
+
+from attlas.recorder import Capture, Recorder, record
+from attlas.recorder.sink import Sink
+from attlas.schemas import open_store, validate_store
+from attlas.schemas.errors import (
+    InvalidValueError,
+    ObservationError,
+    SchemaVersionError,
+    StoreExistsError,
+    StoreMismatchError,
+)
+
+CAPTURE = Capture(kinds=("text", "self"))
+REQUESTS = [{"prompt": "a red cat", "seed": seed, "num_inference_steps": 2} for seed in range(4)]
+
+
+def everything(path):
+    """Every array of a store by name, except when it was made."""
+    group = zarr.open_group(path, mode="r")
+    return {name: node[...] for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)}
+
+
+def assert_equal_stores(path, other):
+    one, two = everything(path), everything(other)
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, two[name], err_msg=name)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+from tiny_pipelines import make_pipe
+from attlas.recorder import Capture, record
+
+def kill(pipe, step, timestep, tensors):
+    if pipe.count == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    pipe.count += 1
+    return tensors
+
+class Killed(type(make_pipe())):
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs, callback_on_step_end=kill)
+
+pipe = make_pipe()
+name = type(pipe).__name__
+pipe.__class__ = Killed
+Killed.__name__ = name
+pipe.count = 0
+record(pipe, {path!r}, {requests!r}, Capture(kinds=("text", "self")), progress=False)
+"""
+
+
+def test_a_killed_recording_goes_on_where_it_stopped(tmp_path):
+    # Six of eight denoiser calls: two runs are complete, the third is at work.
+    code = KILLED.format(folder=str(Path(__file__).parent), path=str(tmp_path / "killed"), requests=REQUESTS, after=5)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    before = open_store(tmp_path / "killed")
+    assert before.complete.tolist()[:3] == [True, True, False]
+    kept = {name: values[:2] for name, values in everything(tmp_path / "killed").items() if name.endswith("attention")}
+    store = record(make_pipe(), tmp_path / "killed", REQUESTS, CAPTURE, progress=False)
+    assert store.complete.tolist() == [True] * 4
+    assert validate_store(tmp_path / "killed", deep=True) == []
+    record(make_pipe(), tmp_path / "whole", REQUESTS, CAPTURE, progress=False)
+    assert_equal_stores(tmp_path / "killed", tmp_path / "whole")
+    after = everything(tmp_path / "killed")
+    for name, values in kept.items():
+        np.testing.assert_array_equal(after[name][:2], values)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
+
+
+def test_the_same_command_again_does_nothing(pipe, tmp_path):
+    record(pipe, tmp_path / "s", REQUESTS[:1], CAPTURE, progress=False)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("c/*") if path.is_file()}
+
+    def fail(*args, **kwargs):
+        raise AssertionError("the pipeline ran")
+
+    pipe.unet.forward = fail
+    store = record(pipe, tmp_path / "s", REQUESTS[:1], CAPTURE, progress=False)
+    assert store.run_ids == ["0000"]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    with pytest.raises(StoreExistsError, match="leave out resume=False"):
+        record(pipe, tmp_path / "s", REQUESTS, CAPTURE, resume=False, progress=False)
+
+
+def test_part_of_a_batch_is_resumed(pipe, tmp_path):
+    request = {"prompt": ["a red cat", "a blue dog"], "seed": [1, 2], "num_inference_steps": 2}
+    whole = record(pipe, tmp_path / "whole", [request], CAPTURE, progress=False)
+    store = record(pipe, tmp_path / "s", [request], CAPTURE, progress=False)
+    store.group["complete"][1] = False
+    again = record(pipe, tmp_path / "s", [request], CAPTURE, progress=False)
+    assert again.run_ids == whole.run_ids == ["0000-0", "0000-1"]
+    assert_equal_stores(tmp_path / "s", tmp_path / "whole")
+
+
+def test_the_same_id_with_another_request_is_refused_before_anything_runs(pipe, tmp_path):
+    record(pipe, tmp_path / "s", REQUESTS[:1], CAPTURE, progress=False)
+    with pytest.raises(StoreMismatchError, match="run '0000' of .* was recorded from another request"):
+        record(pipe, tmp_path / "s", [{**REQUESTS[0], "prompt": "a dog"}], CAPTURE, progress=False)
+    with pytest.raises(InvalidValueError, match="two requests have the id 'x'"):
+        record(pipe, tmp_path / "t", [{**REQUESTS[0], "id": "x"}] * 2, CAPTURE, progress=False)
+    with pytest.raises(InvalidValueError, match="there are no requests"):
+        record(pipe, tmp_path / "t", [], CAPTURE, progress=False)
+    assert not (tmp_path / "t").exists()
+
+
+def test_two_recorders_add_to_one_store(tmp_path):
+    pipes = [make_pipe(), make_pipe()]
+    path = tmp_path / "s"
+
+    def work(pipe, start):
+        requests = [{**REQUESTS[0], "seed": seed, "id": f"r{seed}"} for seed in (start, start + 1)]
+        record(pipe, path, requests, CAPTURE, progress=False)
+
+    threads = [threading.Thread(target=work, args=(pipe, 2 * place)) for place, pipe in enumerate(pipes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = open_store(path)
+    assert sorted(run for run in store.run_ids if run) == ["r0", "r1", "r2", "r3"]
+    assert store.complete.sum() == 4
+    assert validate_store(path, deep=True) == []
+
+
+# A disk that fails
+
+
+def test_a_disk_that_fails_in_a_run(pipe, tmp_path):
+    path = tmp_path / "s"
+    record(pipe, path, REQUESTS[:1], CAPTURE, progress=False)
+    before = {name: values[0] for name, values in everything(path).items() if name.endswith("log_attention")}
+
+    def break_the_disk(pipe, step, timestep, tensors):
+        if step == 0:
+            (path / "text" / "8x8" / "g2r").rename(tmp_path / "aside")
+            (path / "text" / "8x8" / "g2r").write_text("a file where a folder was")
+        return tensors
+
+    broken = {**REQUESTS[1], "id": "0001", "num_inference_steps": 2, "callback_on_step_end": break_the_disk}
+    with Recorder(pipe, path, CAPTURE) as rec:
+        with pytest.raises(ObservationError, match=r"writing run '0001' to .* failed: .*runs there are intact"):
+            rec(**broken)
+        (path / "text" / "8x8" / "g2r").unlink()
+        (tmp_path / "aside").rename(path / "text" / "8x8" / "g2r")
+    assert open_store(path).complete.tolist() == [True, False]
+    after = everything(path)
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name][0], values)
+
+
+def test_a_store_that_vanishes(pipe, tmp_path):
+    def vanish(pipe, step, timestep, tensors):
+        if step == 1:
+            (tmp_path / "s").rename(tmp_path / "elsewhere")
+        return tensors
+
+    with (
+        pytest.raises(ObservationError, match="vanished while run '0000' was recorded"),
+        Recorder(pipe, tmp_path / "s", Capture(kinds="text", detail="summary")) as rec,
+    ):
+        rec(prompt="a cat", seed=0, num_inference_steps=3, callback_on_step_end=vanish)
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, {folder!r})
+from tiny_pipelines import make_pipe
+from attlas.recorder import Capture, record
+from attlas.schemas.errors import ObservationError
+
+record(make_pipe(), {path!r}, {requests!r}[:1], Capture(kinds=("text", "self")), progress=False)
+# From here on no file may grow beyond 4 kB, as on a disk that is full.
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
+try:
+    record(make_pipe(), {path!r}, {requests!r}, Capture(kinds=("text", "self")), progress=False)
+except ObservationError as err:
+    print(err)
+"""
+
+
+def test_a_full_disk(tmp_path):
+    code = FULL.format(folder=str(Path(__file__).parent), path=str(tmp_path / "s"), requests=REQUESTS)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "writing run '0001' to" in done.stdout
+    assert "File too large" in done.stdout
+    store = record(make_pipe(), tmp_path / "s", REQUESTS, CAPTURE, progress=False)
+    assert store.complete.tolist() == [True] * 4
+    assert validate_store(tmp_path / "s", deep=True) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; run the tests as another user")
+def test_a_read_only_folder(pipe, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InvalidValueError, match="cannot be written to"), Recorder(pipe, tmp_path / "s", CAPTURE):
+        pytest.fail("entered")
+    tmp_path.chmod(0o700)
+
+
+# What is at the path already
+
+
+def test_a_path_below_a_file(pipe, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InvalidValueError, match="file is no folder"), Recorder(pipe, tmp_path / "file" / "s"):
+        pytest.fail("entered")
+
+
+def test_a_url(pipe):
+    with pytest.raises(InvalidValueError, match="a recording needs a local folder"), Recorder(pipe, "s3://bucket/s"):
+        pytest.fail("entered")
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "zarr"])
+def test_something_else_at_the_path_is_left_alone(pipe, tmp_path, what):
+    path = tmp_path / "s"
+    if what == "file":
+        path.write_text("mine")
+    elif what == "folder":
+        path.mkdir()
+        (path / "notes.txt").write_text("mine")
+    else:
+        zarr.create_group(path, attributes={"mine": True})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreExistsError, match="not an attlas store"), Recorder(pipe, path):
+        pytest.fail("entered")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_store_of_a_newer_attlas(pipe, tmp_path):
+    record(pipe, tmp_path / "s", REQUESTS[:1], CAPTURE, progress=False)
+    group = zarr.open_group(tmp_path / "s")
+    group.attrs["attlas"] = {**group.attrs["attlas"], "schema": 99}
+    with pytest.raises(SchemaVersionError, match="schema 99"), Recorder(pipe, tmp_path / "s", CAPTURE):
+        pytest.fail("entered")
+
+
+def test_a_store_of_another_model_or_capture(pipe, tmp_path):
+    record(pipe, tmp_path / "s", REQUESTS[:1], CAPTURE, progress=False)
+    with pytest.raises(StoreMismatchError, match="model_digest: store has"):
+        record(make_pipe(1), tmp_path / "s", REQUESTS, CAPTURE, progress=False)
+    with pytest.raises(StoreMismatchError, match="capture.kinds: store has") as caught:
+        record(pipe, tmp_path / "s", REQUESTS, Capture(kinds="text", precision="small"), progress=False)
+    assert "capture.precision: store has 'exact', got 'small'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_inference_steps": 3}, r"calls: store has \(0, 1\), got \(0, 1, 2\)"),
+        ({"guidance_scale": 1.0}, r"branches: store has \('uncond', 'cond'\), got \('cond',\)"),
+        ({"height": 16, "width": 32}, r"picture size: store has \(16, 16\), got \(16, 32\)"),
+    ],
+)
+def test_a_run_of_another_geometry(pipe, tmp_path, change, words):
+    with Recorder(pipe, tmp_path / "s", CAPTURE) as rec:
+        rec(**REQUESTS[0])
+        with pytest.raises(StoreMismatchError, match=words):
+            rec(**{**REQUESTS[1], **change})
+        rec(**REQUESTS[1])
+    assert rec.store.complete.tolist() == [True, True]
+    assert not pipe.unet._forward_hooks
+
+
+def test_a_mask_of_another_size_releases_the_run(pipe, tmp_path):
+    with Recorder(pipe, tmp_path / "s", CAPTURE) as rec:
+        with pytest.raises(InvalidValueError, match="annotation 'cat' is a mask of 4x4; its picture is 16x16"):
+            rec(**REQUESTS[0], annotations={"cat": np.ones((4, 4), bool)})
+        with pytest.raises(InvalidValueError, match="its picture is 16x32"):
+            rec(**REQUESTS[0], height=16, width=32, annotations={"cat": np.ones((4, 4), bool)})
+        rec(**REQUESTS[0], annotations={"cat": np.ones((16, 16), bool)})
+    assert rec.store.complete.tolist()[-1]
+
+
+# The queue
+
+
+def test_a_full_queue_waits_and_nothing_is_lost():
+    gate, seen = threading.Event(), []
+
+    def consume(item):
+        gate.wait(5)
+        seen.append(item)
+
+    sink = Sink(consume, limit=100)
+    feeder = threading.Thread(target=lambda: [sink.put(number, 40) for number in range(10)])
+    feeder.start()
+    feeder.join(0.2)
+    assert feeder.is_alive(), "the third item does not fit until the first is consumed"
+    assert sink._bytes <= 100
+    gate.set()
+    feeder.join(5)
+    sink.close()
+    assert seen == list(range(10))
+
+
+def test_an_error_of_the_writer_reaches_who_waits_for_it():
+    gate = threading.Event()
+
+    def consume(item):
+        gate.wait(5)
+        raise OSError("disk full")
+
+    sink = Sink(consume, limit=10)
+    sink.put("first", 10)
+    threading.Timer(0.1, gate.set).start()
+    with pytest.raises(OSError, match="disk full"):
+        sink.put("second", 10)  # waits for room, and is woken by the error
+    with pytest.raises(OSError, match="disk full"):
+        sink.close()
+    sink.abort()
+
+
+def test_an_item_larger_than_the_limit_passes_alone():
+    seen = []
+    sink = Sink(seen.append, limit=10)
+    for number in range(3):
+        sink.put(number, 1000)
+    sink.close()
+    assert seen == [0, 1, 2]
+
+
+def test_a_slow_disk_changes_nothing(pipe, monkeypatch, tmp_path):
+    record(pipe, tmp_path / "fast", REQUESTS[:1], CAPTURE, progress=False)
+    monkeypatch.setattr("attlas.recorder.job.QUEUE_BYTES", 1)
+    record(pipe, tmp_path / "slow", REQUESTS[:1], CAPTURE, progress=False)
+    assert_equal_stores(tmp_path / "fast", tmp_path / "slow")
