@@ -77,11 +77,14 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def record(pipeline: str, store: Path, **options: Any) -> None:
     """Run a pipeline and record its attention into STORE."""
+    _check_flags(options)
     capture = _capture(options)
     _silence_libraries()
     from attlas.recorder.jobs import record as run
     from attlas.recorder.pipelines import load_pipeline
 
+    if options["quiet"]:
+        _hide_bars()
     pipe = load_pipeline(pipeline)
     requests, annotate = _requests(pipe, pipeline, options)
     made = run(
@@ -103,6 +106,24 @@ def _silence_libraries() -> None:
     """Keep notices of libraries out of the output; their warnings stay. Works before they are imported."""
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+
+
+def _hide_bars() -> None:
+    """Switch off the bars that libraries show while they load."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _check_flags(options: dict[str, Any]) -> None:
+    elsewhere = options["file"] is not None or options["samples"] is not None
+    if options["file"] is not None and options["samples"] is not None:
+        raise click.UsageError("--requests and --samples exclude each other")
+    for flag, given in (("--prompt", options["prompts"]), ("--seed", options["seeds"])):
+        if elsewhere and given:
+            raise click.UsageError(f"{flag} cannot go with --requests or --samples, which have their own")
 
 
 def _capture(options: dict[str, Any]) -> Capture:
@@ -150,15 +171,9 @@ def _requests(pipe: Any, name: str, options: dict[str, Any]) -> tuple[list[dict[
         requests = [{"prompt": prompt} for prompt in options["prompts"]]
         if not requests:
             requests = [{}]
-    if (options["file"] is not None or options["samples"] is not None) and options["prompts"]:
-        raise click.UsageError("--prompt cannot go with --requests or --samples; put the prompts there")
-    if options["file"] is not None and options["samples"] is not None:
-        raise click.UsageError("--requests and --samples exclude each other")
     made = [_merged(request, shared, masks) for request in requests]
     if not options["seeds"]:
         return [{"seed": 0, **request} if "generator" not in request else request for request in made], annotate
-    if options["file"] is not None or options["samples"] is not None:
-        raise click.UsageError("--seed cannot go with --requests or --samples, which have their own")
     return [{**request, "seed": seed} for request in made for seed in options["seeds"]], annotate
 
 
