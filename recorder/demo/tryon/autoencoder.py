@@ -62,12 +62,14 @@ def train_autoencoder(workshop: Workshop, steps: int) -> Any:
     optimiser = torch.optim.AdamW([{"params": model.parameters(), "base": 2e-3}], weight_decay=1e-4)
     average = Average(model, 0.998)
 
+    size = workshop.batch or BATCH
+
     def step(index: int) -> dict[str, torch.Tensor]:
         generator = workshop.generator("autoencoder", index)
-        numbers = sample_numbers(BATCH, seed=workshop.seed, split="train", first=index * BATCH)
+        numbers = sample_numbers(size, seed=workshop.seed, split="train", first=index * size)
         random = uniforms(numbers)
         figures = draw_figures(draw_garments(random), random[:, FIGURE])
-        shown = BATCH * 3 // 4
+        shown = size * 3 // 4
         target = torch.cat([figures.image[:shown], hide_region(figures)[shown:]])
         target = target.to(workshop.device, memory_format=torch.channels_last)
         posterior = model.encode(target).latent_dist
@@ -104,11 +106,12 @@ def tune_decoder(workshop: Workshop, model: Any, steps: int) -> Any:
     parts.requires_grad_(requires_grad=True)
     optimiser = torch.optim.AdamW([{"params": parts.parameters(), "base": 1e-3}], weight_decay=1e-4)
     average = Average(parts, 0.99)
+    size = workshop.batch or BATCH
 
     def step(index: int) -> dict[str, torch.Tensor]:
         generator = workshop.generator("decoder", index)
-        first = DECODER_FIRST_SAMPLE + index * BATCH
-        random = uniforms(sample_numbers(BATCH, seed=workshop.seed, split="train", first=first))
+        first = DECODER_FIRST_SAMPLE + index * size
+        random = uniforms(sample_numbers(size, seed=workshop.seed, split="train", first=first))
         figures = draw_figures(draw_garments(random), random[:, FIGURE])
         target = figures.image.to(workshop.device, memory_format=torch.channels_last)
         with torch.no_grad():
@@ -133,7 +136,8 @@ def tune_decoder(workshop: Workshop, model: Any, steps: int) -> Any:
 
 def _unseen(workshop: Workshop) -> tuple[torch.Tensor, torch.Tensor]:
     """Figures and garment masks that no stage trains on."""
-    figures = draw_batch(sample_numbers(64, seed=workshop.seed, split="train", first=900_000)).figures
+    n = workshop.batch or 64
+    figures = draw_batch(sample_numbers(n, seed=workshop.seed, split="train", first=900_000)).figures
     return figures.image.to(workshop.device), figures.garment.to(workshop.device)
 
 

@@ -96,20 +96,22 @@ def train_denoiser(workshop: Workshop, encoder: Any, cache: dict[str, torch.Tens
     scheduler = new_scheduler()
     numbers = sample_numbers(len(cache["latents"]), seed=workshop.seed, split="train")
 
+    size = workshop.batch or BATCH
+
     def step(index: int) -> dict[str, torch.Tensor]:
         generator = workshop.generator("denoiser", index)
-        chosen = torch.randint(len(numbers), (BATCH,), generator=generator)
+        chosen = torch.randint(len(numbers), (size,), generator=generator)
         garments = draw_garments(uniforms([numbers[k] for k in chosen.tolist()]))
         references, _ = draw_fresh_references(garments, generator)
         latents = cache["latents"][chosen].float()
         condition = cache["condition"][chosen].float().to(device)
         noise = torch.randn(latents.shape, generator=generator)
         # One time step from each of as many equal parts: less variance than drawing them freely.
-        level = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
+        level = (torch.arange(size) + torch.rand(size, generator=generator)) / size
         times = (1000 * level**NOISE_BIAS).long().clamp(0, 999)
         noisy = scheduler.add_noise(latents, noise, times).to(device)
         velocity = scheduler.get_velocity(latents, noise, times).to(device)
-        kept = (torch.rand(BATCH, 1, 1, generator=generator) >= DROPPED).to(device)
+        kept = (torch.rand(size, 1, 1, generator=generator) >= DROPPED).to(device)
 
         tokens = encoder(pixel_values=references.image.to(device)).last_hidden_state * kept
         told = unet(torch.cat([noisy, condition], dim=1), times.to(device), encoder_hidden_states=tokens).sample
@@ -122,7 +124,7 @@ def train_denoiser(workshop: Workshop, encoder: Any, cache: dict[str, torch.Tens
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         average.update()
-        noisiest = squared[BATCH // 2 :].mean() / weight.mean()
+        noisiest = squared[size // 2 :].mean() / weight.mean()
         return {"loss": loss, "loss_noisy_half": noisiest}
 
     run_stage(workshop, "denoiser", steps, {"both": both, "optimiser": optimiser, "average": average}, step)

@@ -119,8 +119,8 @@ def draw_placements(random: torch.Tensor) -> Placements:
     angle = random[:, 0] * 2 * math.pi - math.pi
     mirror = torch.where(random[:, 1] < 0.5, -1.0, 1.0)
     scale = REFERENCE_SCALES[0] + (REFERENCE_SCALES[1] - REFERENCE_SCALES[0]) * random[:, 2]
-    # The corner of a garment lies 1.05 units from its centre.
-    freedom = (CENTRE - 1.05 * REFERENCE_UNIT * scale).clamp(min=0.0)[:, None]
+    # The corner of the longer sleeve lies 1.10 units from the garment's centre.
+    freedom = (CENTRE - 1.10 * REFERENCE_UNIT * scale).clamp(min=0.0)[:, None]
     offset = CENTRE + freedom * (2 * random[:, 3:5] - 1)
     return place(angle, mirror, scale, offset)
 

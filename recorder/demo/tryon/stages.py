@@ -79,12 +79,15 @@ class Workshop:
         Of models and batches; data are drawn on the CPU, the same for every device.
     checkpoint_every
         Seconds between two checkpoints of a stage.
+    batch
+        Samples a step, in place of each stage's own; for trials.
     """
 
     folder: Path
     seed: int
     device: torch.device
     checkpoint_every: float = 60.0
+    batch: int | None = None
 
     def log(self, message: str) -> None:
         """Append a line with the time to ``training.log`` and show it above the progress bar."""

@@ -32,13 +32,16 @@ class Plan:
         Steps of the stages, each at least 1.
     scenes
         Training figures whose latents are cached for the denoiser.
+    batch
+        Samples a step, in place of each stage's own; for trials.
     """
 
     autoencoder: int = 2200
     warm_up: int = 900
-    denoiser: int = 2400
-    decoder: int = 700
+    denoiser: int = 1900
+    decoder: int = 600
     scenes: int = SCENES
+    batch: int | None = None
 
 
 def train(out: Path, *, plan: Plan | None = None, seed: int = 0, device: str | None = None) -> Path:
@@ -62,7 +65,7 @@ def train(out: Path, *, plan: Plan | None = None, seed: int = 0, device: str | N
     plan = plan or Plan()
     out.mkdir(parents=True, exist_ok=True)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    workshop = Workshop(out, seed, chosen)
+    workshop = Workshop(out, seed, chosen, batch=plan.batch)
     workshop.log(f"training on {chosen}, {torch.get_num_threads()} thread(s), seed {seed}, {plan}")
 
     autoencoder = train_autoencoder(workshop, plan.autoencoder)

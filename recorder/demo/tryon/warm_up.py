@@ -80,16 +80,17 @@ def warm_up_encoder(workshop: Workshop, steps: int) -> Any:
     both = nn.ModuleDict({"encoder": encoder, "probe": probe})
     optimiser = torch.optim.AdamW([{"params": both.parameters(), "base": 1.5e-3}], weight_decay=0.01)
     average = Average(encoder, 0.99)
+    size = workshop.batch or BATCH
 
     def step(index: int) -> dict[str, torch.Tensor]:
         generator = workshop.generator("warm-up", index)
-        first = FIRST_SAMPLE + index * BATCH
-        random = uniforms(sample_numbers(BATCH, seed=workshop.seed, split="train", first=first))
+        first = FIRST_SAMPLE + index * size
+        random = uniforms(sample_numbers(size, seed=workshop.seed, split="train", first=first))
         garments, placements = draw_garments(random), draw_placements(random[:, PLACEMENT])
         references = draw_references(garments, placements, random[:, BACKDROP])
         cover, colour, points = (part.to(workshop.device) for part in patch_targets(references))
 
-        asked = torch.rand(BATCH, POINTS, 2, generator=generator) * 2 - 1
+        asked = torch.rand(size, POINTS, 2, generator=generator) * 2 - 1
         _, on_cloth = paint(garments, asked)
         pixels = placements.to_pixels(asked).clamp(-0.5, SIZE - 0.51)
         columns, rows = ((pixels + 0.5) / PATCH).long().unbind(-1)
