@@ -143,7 +143,9 @@ def aggregate(
     inert = warn_inert([part.leaf for part in parts])
     calls = pick_calls(trace, steps)
     question = Question(direction, onto, branches, calls, keys, queries, "t" in keep, source)
-    target = target_grid(pick_parts(trace, kind, layers, None), onto, grid)
+    # The map's grid does not depend on the heads, so that maps of different heads compare.
+    listed = parts if heads is None else pick_parts(trace, kind, layers, None)
+    target = target_grid(listed, onto, grid)
     count = trace.store.calls if calls is None else len(calls)
     made, totals, sources = [], [], []
     for part in parts:

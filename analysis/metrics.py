@@ -70,7 +70,7 @@ def iou(values: xr.DataArray, mask: Mask) -> xr.DataArray:
     Examples
     --------
     >>> a = xr.DataArray([[1.0, 1.0, 0.0]], dims=("y", "x"))
-    >>> float(iou(a, np.array([[False, True, True]])).round(4))
+    >>> print(f"{float(iou(a, np.array([[False, True, True]]))):.4f}")
     0.3333
     """
     inside, dims = _inside(values, mask)
@@ -183,8 +183,8 @@ def psnr(image: xr.DataArray, target: xr.DataArray, mask: Mask | None = None) ->
     else:
         inside, dims = _inside(error, mask)
         mean = _mean(error, inside, dims)
-    noise: xr.DataArray = xr.apply_ufunc(np.log10, mean.where(mean > 0) / 255**2, dask="parallelized")
-    made = (-10 * noise).where(mean != 0, np.inf).where(mean.notnull())
+    ratio: xr.DataArray = xr.apply_ufunc(np.log10, 255**2 / mean.where(mean > 0), dask="parallelized")
+    made = (10 * ratio).where(mean != 0, np.inf).where(mean.notnull())
     return _score(made.astype(np.float32), "PSNR", units="dB")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from attlas.analysis.trace import Trace
 from attlas.schemas import DIRECTIONS, KINDS, Leaf
@@ -40,12 +41,20 @@ class Part:
     leaf: Leaf
     layers: tuple[int, ...]
     heads: tuple[int, ...]
-    weights: xr.DataArray
+    values: NDArray[np.float32]
+
+    @property
+    def weights(self) -> xr.DataArray:
+        """Weight of each chosen head, ``(layer, head)``."""
+        labels = head_labels(self.leaf)
+        coords = {"layer": self.labels, "head": [labels[index] for index in self.heads]}
+        return xr.DataArray(self.values, coords, ("layer", "head"))
 
     @property
     def place(self) -> dict[str, list[int]]:
-        """Where the part lies in the leaf's arrays."""
-        return {"layer": list(self.layers), "head": list(self.heads)}
+        """Where the part lies in the leaf's arrays; axes that are taken whole are left out."""
+        taken = {"layer": (self.layers, len(self.leaf.layers)), "head": (self.heads, self.leaf.heads)}
+        return {dim: list(places) for dim, (places, size) in taken.items() if len(places) < size}
 
     @property
     def labels(self) -> list[str]:
@@ -97,10 +106,10 @@ def pick_parts(trace: Trace, kind: str, layers: str | Sequence[str] | None, head
             if patterns is None or any(_matches(pattern, path, leaf) for pattern in patterns)
         ]
         weights = chosen(leaf)
-        wanted = [index for index in wanted if bool((weights[index] != 0).any())]
+        wanted = [index for index in wanted if weights[index].any()]
         if wanted:
-            used = np.flatnonzero((weights[wanted] != 0).any("layer").values)
-            parts.append(Part(name, leaf, tuple(wanted), tuple(used.tolist()), weights[wanted, used]))
+            used = np.flatnonzero(weights[wanted].any(0)).tolist()
+            parts.append(Part(name, leaf, tuple(wanted), tuple(used), weights[np.ix_(wanted, used)]))
     if not parts:
         raise InvalidValueError("layers and heads together select nothing")
     return parts
@@ -109,7 +118,7 @@ def pick_parts(trace: Trace, kind: str, layers: str | Sequence[str] | None, head
 def _head_weights(heads: Heads, leaves: Mapping[str, Leaf], paths: list[str]) -> Any:
     """Return the function from a leaf to its weights (layer, head), float32."""
     if heads is None:
-        return lambda leaf: _weights(leaf, lambda _path, _head: 1.0)
+        return lambda leaf: np.ones((len(leaf.layers), leaf.heads), np.float32)
     if isinstance(heads, xr.DataArray):
         if set(heads.dims) != {"layer", "head"}:
             raise InvalidValueError(f"head weights need dims (layer, head); got {tuple(heads.dims)}")
@@ -131,7 +140,7 @@ def _head_weights(heads: Heads, leaves: Mapping[str, Leaf], paths: list[str]) ->
 
 
 def _numbered_heads(numbers: list[int], leaves: Mapping[str, Leaf]) -> Any:
-    known = sorted({head for leaf in leaves.values() for head in _head_labels(leaf)})
+    known = sorted({head for leaf in leaves.values() for head in head_labels(leaf)})
     for number in numbers:
         if number not in known:
             raise unknown_name("head", str(number), [str(head) for head in known])
@@ -139,7 +148,7 @@ def _numbered_heads(numbers: list[int], leaves: Mapping[str, Leaf]) -> Any:
 
 
 def _check_pairs(pairs: Mapping[tuple[str, int], float], leaves: Mapping[str, Leaf], paths: list[str]) -> None:
-    known = {(path, head) for leaf in leaves.values() for path in leaf.layers for head in _head_labels(leaf)}
+    known = {(path, head) for leaf in leaves.values() for path in leaf.layers for head in head_labels(leaf)}
     for path, head in pairs:
         if path not in paths:
             raise unknown_name("layer", path, paths)
@@ -148,13 +157,12 @@ def _check_pairs(pairs: Mapping[tuple[str, int], float], leaves: Mapping[str, Le
             raise unknown_name("head", str(head), numbers, where=f"layer {path}")
 
 
-def _weights(leaf: Leaf, weight: Any) -> xr.DataArray:
-    heads = _head_labels(leaf)
-    values = np.array([[weight(path, head) for head in heads] for path in leaf.layers], dtype=np.float32)
-    return xr.DataArray(values, coords={"layer": list(leaf.layers), "head": list(heads)}, dims=("layer", "head"))
+def _weights(leaf: Leaf, weight: Any) -> NDArray[np.float32]:
+    return np.array([[weight(path, head) for head in head_labels(leaf)] for path in leaf.layers], dtype=np.float32)
 
 
-def _head_labels(leaf: Leaf) -> tuple[int, ...]:
+def head_labels(leaf: Leaf) -> tuple[int, ...]:
+    """Numbers of the heads that a leaf keeps."""
     return leaf.head_labels or tuple(range(leaf.heads))
 
 

@@ -41,8 +41,11 @@ class Plan:
             first = [dim for dim in gone if dim == "t"]
             rest = [dim for dim in gone if dim != "t"]
             clamped = self._spatial(term.sum(first, skipna=False))
-            return (clamped * self.part.weights).sum(rest, skipna=False)
-        return self._spatial((term * self.part.weights).sum(gone, skipna=False))
+            return self._weighed(clamped).sum(rest, skipna=False)
+        return self._spatial(self._weighed(term).sum(gone, skipna=False))
+
+    def _weighed(self, term: xr.DataArray) -> xr.DataArray:
+        return term if (self.part.values == 1).all() else term * self.part.weights
 
     def total(self, calls: int, term: xr.DataArray) -> xr.DataArray:
         """Count the (t, layer, head) that were summed, each by its head's weight."""

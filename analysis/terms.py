@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.attention import means, run_coords
+from attlas.analysis.attention import means
 from attlas.analysis.selection import Part
 from attlas.analysis.trace import Trace
 from attlas.analysis.weights import axis_weights
@@ -64,12 +64,12 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
         term = _from_time_mean(trace, part, question, weights)
     else:
         place = {**part.place, **({} if question.calls is None else {"t": question.calls})}
-        term = trace.dataset(part.name)[source].isel(place).sel(branch=list(question.branches))
+        place["branch"] = [trace.branches.index(branch) for branch in question.branches]
+        term = trace.dataset(part.name)[source].isel(place)
     kept = axis_weights(trace, part.name, question.onto, chosen[question.onto], question.branches)
     if kept is not None:
         term = term * xr.DataArray(kept, dims=("run", "branch", question.onto))
-    term = term.reset_coords(drop=True).assign_coords(run_coords(trace))
-    return term.drop_vars(question.onto, errors="ignore"), source
+    return term.reset_coords(drop=True).drop_vars(question.onto, errors="ignore"), source
 
 
 def _source(trace: Trace, part: Part, question: Question, weighted: bool) -> str:
