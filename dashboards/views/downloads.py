@@ -41,9 +41,13 @@ class Downloads:
             return io.BytesIO(make())
 
         button = pn.widgets.FileDownload(
-            callback=file, filename=f"attention.{suffix}", label=label, button_type="default", icon=None,
-            embed=False, margin=(0, 0, 0, 8), stylesheets=[BUTTONS],
-        )  # fmt: skip
+            callback=file,
+            filename=f"attention.{suffix}",
+            label=label,
+            embed=False,
+            margin=(0, 0, 0, 8),
+            stylesheets=[BUTTONS],
+        )
         return button
 
     def png(self) -> bytes:

@@ -15,7 +15,7 @@ __all__ = ["PicturePane", "StripPane"]
 
 Grid = tuple[int, int]
 
-_NOTHING = np.zeros((1, 1), np.float32)
+_NOTHING = xr.DataArray(np.zeros((1, 1), np.float32), dims=("y", "x"))
 
 
 class PicturePane:
@@ -33,7 +33,8 @@ class PicturePane:
         self.image: xr.DataArray | None = None
         self.size = size
         self.clicked = clicked
-        self._streams: dict[str, Any] = {}
+        self._drawn: dict[str, Any] = {}
+        self._stream: Any = None
         self.pane = pn.pane.HoloViews(css_classes=[css_class], linked_axes=False, margin=0, visible=False)
 
     @property
@@ -58,29 +59,36 @@ class PicturePane:
             self.image = None
             return
         fresh = self.image is None or self.extent != (image.shape[0], image.shape[1])
-        changed = image is not self.image
-        self.image = image
-        values = xr.DataArray(_NOTHING, dims=("y", "x")) if attention is None else attention
-        elements = {
-            "picture": plots.picture(image, size=self.size),
+        drawn = self._drawn
+        if fresh or image is not self.image:
+            self.image = image
+            drawn = {**drawn, "picture": plots.picture(image, size=self.size)}
+        values = _NOTHING if attention is None else attention
+        drawn = {
+            **drawn,
             "heat": plots.heat(values, extent=self.extent, **style),
             "frame": plots.outline(patch, grid, self.extent),
         }
+        self._drawn = drawn
         if fresh:
-            self._build(elements)
-            return
-        for name, element in elements.items():
-            if name != "picture" or changed:
-                self._streams[name].send(element)
+            self._build()
+        else:
+            self._stream.send(drawn)
 
-    def _build(self, elements: dict[str, Any]) -> None:
-        """Make the plot anew, for a picture of another shape; the clicks are those on the picture's element."""
-        self._streams = {name: hv.streams.Pipe(data=element) for name, element in elements.items()}
-        layers = {name: hv.DynamicMap(lambda data: data, streams=[stream]) for name, stream in self._streams.items()}
-        tap = hv.streams.Tap(source=layers["picture"], x=None, y=None)
-        tap.add_subscriber(self._tapped)
-        self._tap = tap
-        self.pane.object = plots.framed(layers["picture"] * layers["heat"] * layers["frame"], self.extent, self.size)
+    def _build(self) -> None:
+        """Make the plot anew, for a picture of another shape; the clicks are those on the picture's element.
+
+        One stream feeds all layers: each stream that sends makes HoloViews go through the whole plot.
+        """
+        self._stream = hv.streams.Pipe(data=self._drawn)
+        layers = {
+            name: hv.DynamicMap(lambda data, name=name: data[name], streams=[self._stream])
+            for name in ("picture", "heat", "frame")
+        }
+        self._tap = hv.streams.Tap(source=layers["picture"], x=None, y=None)
+        self._tap.add_subscriber(self._tapped)
+        # The frame comes with the picture's element; options set here would be applied anew on every change.
+        self.pane.object = layers["picture"] * layers["heat"] * layers["frame"]
 
     def _tapped(self, x: float | None = None, y: float | None = None) -> None:
         if x is not None and y is not None:
@@ -107,8 +115,7 @@ class StripPane:
             return
         self._extent = extent
         self._stream = hv.streams.Pipe(data=element)
-        strip = hv.DynamicMap(lambda data: data, streams=[self._stream])
-        self.pane.object = plots.framed(strip, extent, max(extent))
+        self.pane.object = hv.DynamicMap(lambda data: data, streams=[self._stream])
 
     def say(self, words: str) -> None:
         """Show one line of text instead of the strip."""
