@@ -45,7 +45,7 @@ class Recipe:
     """
 
     autoencoder_steps: int = 800
-    denoiser_steps: int = 2400
+    denoiser_steps: int = 2000
     scenes: int = TRAINING_SCENES
     seed: int = 0
 
