@@ -10,66 +10,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from transformers import CLIPVisionModel
 
+from attlas.recorder.demo.tryon.inputs import Picture, as_list, mask_tensor, picture_tensor, uv_tensor
 from attlas.recorder.demo.tryon.models import denoiser_condition
 
-Picture = Image.Image | np.ndarray
-"""One picture: PIL, or uint8 ``(height, width, 3)``."""
-
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-def _as_list(value: Any, name: str, dims: int) -> list[Any]:
-    """Split a batch into its items; ``dims`` is the number of dimensions of one array."""
-    if isinstance(value, np.ndarray) and value.ndim == dims + 1:
-        return list(value)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        if not value:
-            raise ValueError(f"{name} is an empty list; give at least one item.")
-        return list(value)
-    return [value]
-
-
-def _picture_tensor(picture: Any, name: str, size: int) -> torch.Tensor:
-    """One picture as float32 ``(3, size, size)`` in [-1, 1]."""
-    if isinstance(picture, Image.Image):
-        picture = np.asarray(picture.convert("RGB"))
-    if not isinstance(picture, np.ndarray):
-        raise TypeError(f"{name} must be a PIL image or a numpy array (or a list of them); got {type(picture)}.")
-    if picture.dtype != np.uint8:
-        raise TypeError(f"{name} as an array must be uint8 in [0, 255]; got {picture.dtype}.")
-    if picture.shape != (size, size, 3):
-        raise ValueError(f"{name} must be RGB of {size}x{size} pixels, ({size}, {size}, 3); got {picture.shape}.")
-    return torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
-
-
-def _mask_tensor(mask: Any, name: str, size: int) -> torch.Tensor:
-    """One mask as float32 ``(1, size, size)`` of 0 and 1."""
-    if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L"))
-    if not isinstance(mask, np.ndarray):
-        raise TypeError(f"{name} must be a PIL image or a numpy array (or a list of them); got {type(mask)}.")
-    if mask.dtype not in (np.bool_, np.uint8):
-        raise TypeError(f"{name} as an array must be bool, or uint8 in [0, 255]; got {mask.dtype}.")
-    if mask.shape != (size, size):
-        raise ValueError(f"{name} must have {size}x{size} pixels, ({size}, {size}); got {mask.shape}.")
-    covered = mask if mask.dtype == np.bool_ else mask >= 128
-    return torch.from_numpy(covered.astype(np.float32))[None]
-
-
-def _uv_tensor(uv: Any, name: str, size: int) -> torch.Tensor:
-    """One body map as float32 ``(2, size, size)``."""
-    if not isinstance(uv, np.ndarray):
-        raise TypeError(f"{name} must be a numpy array (or a list of them); got {type(uv)}.")
-    if not np.issubdtype(uv.dtype, np.floating):
-        raise TypeError(f"{name} must be floating point; got {uv.dtype}.")
-    if uv.shape != (size, size, 2):
-        raise ValueError(f"{name} must be (u, v) at each pixel, ({size}, {size}, 2); got {uv.shape}.")
-    if not np.isfinite(uv).all():
-        raise ValueError(f"{name} must be finite; use 0 where there is no body.")
-    return torch.from_numpy(uv.astype(np.float32)).permute(2, 0, 1)
 
 
 class TryOnPipeline(DiffusionPipeline):  # type: ignore[misc]  # its bases are untyped
@@ -263,13 +209,11 @@ class TryOnPipeline(DiffusionPipeline):  # type: ignore[misc]  # its bases are u
         size = self.picture_size
         inputs = {
             "reference_image": [
-                _picture_tensor(p, "reference_image", size) for p in _as_list(reference_image, "reference_image", 3)
+                picture_tensor(p, "reference_image", size) for p in as_list(reference_image, "reference_image", 3)
             ],
-            "figure_image": [
-                _picture_tensor(p, "figure_image", size) for p in _as_list(figure_image, "figure_image", 3)
-            ],
-            "mask_image": [_mask_tensor(p, "mask_image", size) for p in _as_list(mask_image, "mask_image", 2)],
-            "body_uv": [_uv_tensor(p, "body_uv", size) for p in _as_list(body_uv, "body_uv", 3)],
+            "figure_image": [picture_tensor(p, "figure_image", size) for p in as_list(figure_image, "figure_image", 3)],
+            "mask_image": [mask_tensor(p, "mask_image", size) for p in as_list(mask_image, "mask_image", 2)],
+            "body_uv": [uv_tensor(p, "body_uv", size) for p in as_list(body_uv, "body_uv", 3)],
         }
         counts = {name: len(items) for name, items in inputs.items()}
         self._check_inputs(num_inference_steps, guidance_scale, output_type, callback_on_step_end_tensor_inputs, counts)
