@@ -158,6 +158,7 @@ class Watch:
             )
         if call.get("enable_gqa"):
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        key = key.expand(*query.shape[:2], *key.shape[2:])
         mask = call.get("attn_mask")
         if call.get("is_causal"):
             mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()

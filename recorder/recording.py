@@ -81,6 +81,8 @@ class Recorder:
 
     def __enter__(self) -> Self:
         """Check all that can be checked before the pipeline runs."""
+        if self._pipe is None:
+            raise ObservationError("this recorder was left and let go of its pipeline; make a new one")
         subject = select(self._pipe, self._capture)
         if subject.denoiser in _observed:
             raise ObservationError(

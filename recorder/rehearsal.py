@@ -25,7 +25,8 @@ def rehearse(pipe: Any, denoiser: nn.Module, paths: set[str]) -> Shapes:
     if inputs is None or not isinstance(denoiser, UNet2DConditionModel):
         return {}
     with torch.device("meta"):
-        twin = type(denoiser).from_config(denoiser.config)
+        # An IP-Adapter adds keys of its own, but changes no shape of the others.
+        twin = type(denoiser).from_config({**denoiser.config, **_without_adapter(denoiser.config)})
     cross = {path for path, module in denoiser.named_modules() if getattr(module, "is_cross_attention", False)}
     shapes: Shapes = {}
 
@@ -39,6 +40,10 @@ def rehearse(pipe: Any, denoiser: nn.Module, paths: set[str]) -> Shapes:
     return shapes
 
 
+def _without_adapter(config: Any) -> dict[str, None]:
+    return {"encoder_hid_dim_type": None} if config.encoder_hid_dim_type == "ip_image_proj" else {}
+
+
 def _inputs(denoiser: nn.Module, tokens: int) -> dict[str, Any] | None:
     """Empty arguments for a forward pass, or None where it is not known what the denoiser needs."""
     if not isinstance(denoiser, UNet2DConditionModel):
@@ -46,7 +51,7 @@ def _inputs(denoiser: nn.Module, tokens: int) -> dict[str, Any] | None:
     config: Any = denoiser.config
     if config.class_embed_type is not None or config.addition_embed_type not in (None, "text_time"):
         return None
-    if config.sample_size is None or config.encoder_hid_dim_type not in (None, "text_proj"):
+    if config.sample_size is None or config.encoder_hid_dim_type not in (None, "text_proj", "ip_image_proj"):
         return None
     size = config.sample_size if isinstance(config.sample_size, list | tuple) else (config.sample_size,) * 2
     width = config.encoder_hid_dim or config.cross_attention_dim

@@ -216,6 +216,7 @@ def test_an_ip_adapter_is_a_kind_of_its_own(pipe):
     before = dict(pipe.unet.attn_processors)
     plain = draw(pipe, **request)
     assert {site.kind for site in sites(pipe)} == {"text", "image", "self"}
+    assert {site.grid for site in sites(pipe)} == {(8, 8), (4, 4)}
     with Recorder(pipe, None, Capture()) as rec:
         seen = rec(**request, num_inference_steps=2, seed=0, output_type="np").images
     np.testing.assert_array_equal(seen, plain)

@@ -30,9 +30,10 @@ class Grouped:
             return tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
         query, key, value = (heads(part(hidden_states)) for part in (attn.to_q, attn.to_k, attn.to_v))
-        if self.settings.get("enable_gqa"):
+        if "enable_gqa" in self.settings or "one_row" in self.settings:
             key, value = key[:, :1], value[:, :1]
-        out = F.scaled_dot_product_attention(query, key, value, **self.settings)
+        settings = {name: value for name, value in self.settings.items() if name != "one_row"}
+        out = F.scaled_dot_product_attention(query, key, value, **settings)
         self.seen = query, key, out, value
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
@@ -54,7 +55,7 @@ def watch(processor, paths=("attn",)):
     return sightings
 
 
-@pytest.mark.parametrize("settings", [{"enable_gqa": True}, {"scale": 0.3}, {"is_causal": True}])
+@pytest.mark.parametrize("settings", [{"enable_gqa": True}, {"scale": 0.3}, {"is_causal": True}, {"one_row": True}])
 def test_every_argument_of_the_kernel_counts(settings):
     processor = Grouped(**settings)
     (seen,) = watch(processor)
@@ -219,6 +220,10 @@ def test_a_recorder_works_only_inside_its_with(pipe):
         recorder(**REQUEST)
     with pytest.raises(NotRecordedError, match="nothing is recorded yet"):
         _ = recorder.store
+    with recorder:
+        recorder(**REQUEST)
+    with pytest.raises(ObservationError, match="this recorder was left"), recorder:
+        pytest.fail("entered")
 
 
 def test_a_complete_run_is_never_written_again(pipe):
