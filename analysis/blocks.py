@@ -13,7 +13,7 @@ from attlas.analysis import kernels
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import NotRecordedError
 
-__all__ = ["DIMS", "Inputs", "attention_block", "mean_block", "summaries_block"]
+__all__ = ["DIMS", "Inputs", "attention_block", "mean_block", "summaries_block", "used_places"]
 
 DIMS = ("run", "branch", "t", "layer", "head", "query", "key")
 
@@ -31,7 +31,8 @@ class Inputs:
         calls: list[int] | None = None,
         place: dict[str, list[int]] | None = None,
     ) -> None:
-        dataset = trace.dataset(leaf)
+        one = branches is not None and len(branches) == 1
+        dataset = trace.dataset(leaf, branches[0] if branches is not None and one else None)
         dense = "log_attention" in dataset
         if not dense and "query_vectors" not in dataset:
             raise NotRecordedError(
@@ -47,7 +48,7 @@ class Inputs:
                 )
             names.append("logsumexp")
         dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
-        self.dataset = dataset if branches is None else dataset.sel(branch=list(branches))
+        self.dataset = dataset if one or branches is None else dataset.sel(branch=list(branches))
         self.names = names
         self.device = trace.device
         self.chunks = self.dataset[names[0]].variable.chunks or ()
@@ -96,9 +97,17 @@ def attention_block(*arrays: NDArray[Any], dims: Any, device: str, direction: st
 
 def mean_block(*arrays: NDArray[Any], dims: Any, device: str, direction: str, onto: str) -> NDArray[np.float32]:
     """Mean over one token axis of a block, weighted where the last array holds weights."""
-    weighted = dims[-1][-1] == "averaged"
-    stack = _Stack(arrays[:-1] if weighted else arrays, dims[:-1] if weighted else dims, device)
-    share = stack.expand(arrays[-1], dims[-1]) if weighted else None
+    weights = arrays[-1] if dims[-1][-1] == "averaged" else None
+    if weights is not None:
+        arrays, own_dims = arrays[:-1], dims[:-1]
+        averaged = "query" if onto == "key" else "key"
+        if (direction, onto) in (("g2r", "key"), ("r2g", "query")):
+            # The softmax runs along the other axis, so that what has no weight need not be computed at all.
+            used = used_places(weights)
+            arrays = tuple(_take(array, own, averaged, used) for array, own in zip(arrays, own_dims, strict=True))
+            weights = weights[..., used]
+    stack = _Stack(arrays, dims[: len(arrays)], device)
+    share = None if weights is None else stack.expand(weights, dims[-1])
     size = stack.matrix[1 if onto == "key" else 0]
 
     def mean(place: slice) -> Tensor:
@@ -113,6 +122,16 @@ def summaries_block(*arrays: NDArray[Any], dims: Any, device: str) -> NDArray[np
     stack = _Stack(arrays, dims, device)
     queries, keys = stack.matrix
     return stack.collect(lambda place: torch.cat(kernels.direction_means(stack.logits(place)), -1), (keys + queries,))
+
+
+def used_places(weights: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places along the last axis that have a weight anywhere (or a NaN); at least one."""
+    used = np.flatnonzero((weights != 0).any(tuple(range(weights.ndim - 1))))
+    return used if used.size else np.zeros(1, np.int64)
+
+
+def _take(array: NDArray[Any], dims: tuple[str, ...], axis: str, places: NDArray[np.int64]) -> NDArray[Any]:
+    return array if axis not in dims else np.take(array, places, dims.index(axis))
 
 
 class _Stack:

@@ -23,7 +23,7 @@ DECODE_ERRORS = (ValueError, RuntimeError, IndexError, EOFError, OSError, struct
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Array-like view of the chosen rows of one stored array; every read decodes and checks whole chunks.
+    """Array-like view of chosen rows, and maybe one branch, of a stored array; a read decodes and checks whole chunks.
 
     A chunk that fails its checksum, or that a complete run lacks, raises `CorruptDataError` with the array and
     the run's label: it never yields a number.
@@ -34,11 +34,13 @@ class ShardReader:
     rows: tuple[int, ...]
     ids: tuple[str, ...]
     complete: tuple[bool, ...]
+    branch: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape with the chosen rows only."""
-        return (len(self.rows), *self.array.shape[1:])
+        """Shape with the chosen rows, and the one branch if one is chosen."""
+        own = self.array.shape
+        return (len(self.rows), *(own[1:] if self.branch is None else (1, *own[2:])))
 
     @property
     def ndim(self) -> int:
@@ -52,10 +54,10 @@ class ShardReader:
 
     def __dask_tokenize__(self) -> Any:
         """Name of the graph: the same rows of the same array."""
-        return ("attlas", self.where, id(self.array.store), self.array.path, self.rows)
+        return ("attlas", self.where, id(self.array.store), self.array.path, self.rows, self.branch)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Read; `key` is a tuple of slices or whole numbers, one per dim or fewer."""
+        """Read; `key` is a slice or number of the run and slices of all other dims, or of none."""
         key = key if isinstance(key, tuple) else (key,)
         picked, rest = key[0], tuple(key[1:])
         if isinstance(picked, (int, np.integer)):
@@ -66,6 +68,8 @@ class ShardReader:
 
     def _read(self, place: int, rest: tuple[Any, ...]) -> NDArray[Any]:
         name = f"{self.array.path} of run {self.ids[place]!r} in {self.where}"
+        if self.branch is not None:
+            rest = (slice(self.branch, self.branch + 1), *rest[1:])
         try:
             values = np.asarray(self.array[(self.rows[place], *rest)])
         except DECODE_ERRORS as err:
@@ -85,7 +89,7 @@ def lazy_variable(reader: ShardReader) -> xr.Variable:
     """Dask-backed variable of a stored array; a chunk is a shard (inner chunks would be read one by one)."""
     array = reader.array
     shard = tuple(array.shards or array.chunks)
-    chunks = (1, *(min(size, length) or 1 for size, length in zip(shard[1:], array.shape[1:], strict=True)))
+    chunks = (1, *(min(size, length) or 1 for size, length in zip(shard[1:], reader.shape[1:], strict=True)))
     lazy = da.from_array(
         reader, chunks=chunks, asarray=False, fancy=False, meta=np.empty((0,) * reader.ndim, reader.dtype)
     )

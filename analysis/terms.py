@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.attention import means
+from attlas.analysis.blocks import used_places
 from attlas.analysis.selection import Part
 from attlas.analysis.trace import Trace
 from attlas.analysis.weights import axis_weights
@@ -64,8 +65,7 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
         term = _from_time_mean(trace, part, question, weights)
     else:
         place = {**part.place, **({} if question.calls is None else {"t": question.calls})}
-        place["branch"] = [trace.branches.index(branch) for branch in question.branches]
-        term = trace.dataset(part.name)[source].isel(place)
+        term = _stored(trace, part, question)[source].isel(place)
     kept = axis_weights(trace, part.name, question.onto, chosen[question.onto], question.branches)
     if kept is not None:
         term = term * xr.DataArray(kept, dims=("run", "branch", question.onto))
@@ -74,7 +74,7 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
 
 def _source(trace: Trace, part: Part, question: Question, weighted: bool) -> str:
     """Name of the summary array that answers the question, or ``full``."""
-    stored = trace.dataset(part.name)
+    stored = _stored(trace, part, question)
     summary = None
     if not weighted and (question.direction, question.onto) in (("g2r", "key"), ("r2g", "query")):
         summary = question.direction
@@ -86,6 +86,13 @@ def _source(trace: Trace, part: Part, question: Question, weighted: bool) -> str
     if question.source != "summary" and full:
         return "full"
     raise NotRecordedError(f"{trace.where}: {_why(part, question, weighted, full)}")
+
+
+def _stored(trace: Trace, part: Part, question: Question) -> xr.Dataset:
+    """Arrays of the leaf in the order of the asked branches."""
+    if len(question.branches) == 1:
+        return trace.dataset(part.name, question.branches[0])
+    return trace.dataset(part.name)
 
 
 def _why(part: Part, question: Question, weighted: bool, full: bool) -> str:
@@ -104,7 +111,7 @@ def _why(part: Part, question: Question, weighted: bool, full: bool) -> str:
 
 def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Array | None) -> xr.DataArray:
     """Sum over t of the mean over the averaged axis: the number of calls times the stored mean over t."""
-    stored = trace.dataset(part.name)["attention_mean"].isel(part.place).sel(branch=list(question.branches))
+    stored = _stored(trace, part, question)["attention_mean"].isel(part.place)
     dims = ("run", "branch", "layer", "head", question.onto)
     variable = stored.variable
     pairs: list[Any] = [variable.data, ("run", "branch", "layer", "head", "query", "key")]
@@ -130,10 +137,11 @@ def _time_mean_block(
     values: NDArray[np.float16], weights: NDArray[np.float32] | None = None, *, onto: str, calls: int
 ) -> NDArray[np.float32]:
     """`values` (run, branch, layer, head, query, key); float16 is cast before anything is summed."""
-    attention = values.astype(np.float32)
     axis = -2 if onto == "key" else -1
     if weights is None:
-        return np.asarray(attention.mean(axis) * np.float32(calls))
+        return np.asarray(values.astype(np.float32).mean(axis) * np.float32(calls))
+    used = used_places(weights)
+    attention, weights = np.take(values, used, axis).astype(np.float32), weights[..., used]
     with np.errstate(invalid="ignore"):  # nothing chosen in this run: NaN is what is meant
         share = weights / weights.sum(-1, keepdims=True)
     subscripts = "rblhqk,rbq->rblhk" if onto == "key" else "rblhqk,rbk->rblhq"

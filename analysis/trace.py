@@ -41,7 +41,7 @@ class Trace:
         self.rows = tuple(rows)
         self.device = device
         self._files = Files(store.group.store) if files is None else files
-        self._datasets: dict[str, xr.Dataset] = {}
+        self._datasets: dict[tuple[str, str | None], xr.Dataset] = {}
 
     @property
     def path(self) -> str | None:
@@ -111,25 +111,34 @@ class Trace:
         variables = {name: self._lazy(f"annotations/{name}") for name in names}
         return xr.Dataset(variables, coords={"run": self.runs["run"]})
 
-    def dataset(self, leaf: str) -> xr.Dataset:
-        """Give the stored arrays of one leaf, lazy, with its labels as coordinates; `leaf` as in ``leaves``."""
+    def dataset(self, leaf: str, branch: str | None = None) -> xr.Dataset:
+        """Give the stored arrays of one leaf, lazy, with its labels as coordinates; `leaf` as in ``leaves``.
+
+        With `branch` its part of each shard is all that is read (branches are chunks of their own in a shard).
+        """
         if leaf not in self.leaves:
             raise unknown_name("leaf", leaf, self.leaves, where=self.where)
-        if leaf not in self._datasets:
+        if branch is not None and branch not in self.branches:
+            raise unknown_name("branch", branch, self.branches, where=self.where)
+        key = (leaf, branch)
+        if key not in self._datasets:
             geometry = self.leaves[leaf]
             coords: dict[str, Any] = {name: self.runs[name].variable for name in ("run", "t")}
-            coords["branch"] = ("branch", np.asarray(self.branches))
+            chosen = None if branch is None else self.branches.index(branch)
+            coords["branch"] = ("branch", np.asarray(self.branches if branch is None else [branch]))
             data: dict[str, xr.Variable] = {}
             for variable in geometry.variables():
                 name = f"{leaf}/{variable.name}"
                 if name not in self._files:
                     continue
                 if variable.role == "data":
-                    data[variable.name] = self._lazy(name)
+                    data[variable.name] = self._lazy(name, chosen)
                 else:
-                    coords[variable.name] = self._lazy(name) if "run" in variable.dims else self._files.label(name)
-            self._datasets[leaf] = xr.Dataset(data, coords, {"kind": geometry.kind, "grid": geometry.grid})
-        return self._datasets[leaf]
+                    coords[variable.name] = (
+                        self._lazy(name, chosen) if "run" in variable.dims else self._files.label(name)
+                    )
+            self._datasets[key] = xr.Dataset(data, coords, {"kind": geometry.kind, "grid": geometry.grid})
+        return self._datasets[key]
 
     def attention(self, kind: str, direction: str = "g2r", grid: str | None = None) -> xr.DataArray:
         """Attention of one leaf; see `attlas.analysis.attention.attention`."""
@@ -187,13 +196,13 @@ class Trace:
             lines.append(f"  annotations    {', '.join(str(name) for name in self.annotations)}")
         return "\n".join(lines)
 
-    def _lazy(self, name: str) -> xr.Variable:
-        return lazy_variable(self._reader(name))
+    def _lazy(self, name: str, branch: int | None = None) -> xr.Variable:
+        return lazy_variable(self._reader(name, branch))
 
-    def _reader(self, name: str) -> ShardReader:
+    def _reader(self, name: str, branch: int | None = None) -> ShardReader:
         flags = tuple(bool(flag) for flag in self.runs["complete"].values)
         sure = flags if name not in ROOT_VARIABLES and not name.startswith("annotations/") else (False,) * len(flags)
-        return ShardReader(self._files.array(name), self.where, self.rows, self.run_ids, sure)
+        return ShardReader(self._files.array(name), self.where, self.rows, self.run_ids, sure, branch)
 
     def _labelled(self, variable: xr.Variable, name: str) -> xr.DataArray:
         return xr.DataArray(variable, coords={"run": self.runs["run"]}, name=name)

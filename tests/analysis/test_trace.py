@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from attlas.analysis import open_trace
+from attlas.analysis import maps, open_trace
+from attlas.analysis.reading import ShardReader
 from attlas.schemas import open_store, simulate_store
 from attlas.schemas.errors import (
     CorruptDataError,
@@ -112,6 +113,23 @@ def test_a_run_under_way_shows_nan_where_nothing_is_written_yet(tools):
     assert np.isnan(values.sel(run="late")).all()
     assert not np.isnan(values.sel(run="run0")).any()
     store.release(row)
+
+
+def test_only_the_asked_branch_is_read(path, monkeypatch):
+    read = []
+    whole = ShardReader._read
+    monkeypatch.setattr(
+        ShardReader, "_read", lambda self, place, rest: read.append(self.branch) or whole(self, place, rest)
+    )
+    trace = open_trace(path)
+    for branch, number in (("uncond", 0), ("cond", 1)):
+        read.clear()
+        made = maps.ulam(trace, "r2g", kind="image", branch=branch, source="full").compute()
+        assert set(read) == {number}
+        expected = trace.attention("image", "r2g").sel(branch=branch).mean("key").sum(("t", "layer", "head"))
+        np.testing.assert_allclose(made.values.reshape(2, -1), expected.compute(), rtol=1e-5)
+    with pytest.raises(UnknownNameError, match="unknown branch 'conds'"):
+        trace.dataset("text/4x4", "conds")
 
 
 def test_no_run_at_all(tools):

@@ -205,6 +205,7 @@ def test_iou_is_symmetric_and_one_only_for_equals(one, other):
         assert (iou(one, other) == 1) == bool((one == other).all())
 
 
+@settings(max_examples=8)
 @given(data=st.data())
 def test_metrics_of_lazy_maps_are_those_of_loaded_ones(data):
     values = data.draw(hnp.arrays(np.float32, (3, 2, 4, 5), elements=st.floats(0, 1, width=32)))
