@@ -4,6 +4,7 @@ A torch function mode sees `scaled_dot_product_attention`; hooks tell which modu
 replaced: the kernel gets the tensors that it would have got, and its result goes where it would have gone.
 """
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Watch:
                 elif isinstance(module, Transformer2DModel):
                     self._hook(stack, module, self._enter_transformer, self._leave_transformer)
             self._hook(stack, self._denoiser, self._enter_denoiser, self._leave_denoiser)
-            stack.enter_context(_Mode(self._see))
+            stack.enter_context(_Mode(_untraced(self._see)))
             self._exit = stack.pop_all()
         return self
 
@@ -107,8 +108,8 @@ class Watch:
     @staticmethod
     def _hook(stack: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
         for handle in (
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, always_call=True),
+            module.register_forward_pre_hook(_untraced(before), with_kwargs=True),
+            module.register_forward_hook(_untraced(after), always_call=True),
         ):
             stack.callback(handle.remove)
 
@@ -185,6 +186,14 @@ class _Mode(TorchFunctionMode):
         if func is _KERNEL:
             self._see(args, kwargs or {})
         return func(*args, **(kwargs or {}))
+
+
+def _untraced(function: Callable[..., None]) -> Callable[..., None]:
+    """Keep torch.compile out of `function`; it can be there only where its tracer is loaded, which takes seconds."""
+    if "torch._dynamo" not in sys.modules:
+        return function
+    kept_out: Callable[..., None] = torch.compiler.disable(function)
+    return kept_out
 
 
 def _picture_grid(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -29,7 +29,8 @@ class Recorder:
     """Context manager that records the calls which the user makes through it.
 
     Nothing of the pipeline is replaced, and its picture is bit-identical to the one without a recorder. Outside a
-    call, and after the ``with``, the pipeline is as it was found.
+    call, and after the ``with``, the pipeline is as it was found. (A denoiser under `torch.compile` runs in smaller
+    pieces while it is recorded, which its compiler may fuse otherwise: the last bits can differ there.)
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attlas.recorder import Capture, Recorder
+from attlas.recorder.inventory import core
 from attlas.recorder.observe import Watch
 from attlas.schemas.errors import CaptureError, NotRecordedError, ObservationError, StoreMismatchError
 
@@ -262,6 +263,19 @@ def test_nothing_is_kept_alive(fails):
     assert tensors
     assert all(tensor() is None for tensor in tensors)
     assert recorder.store.complete.tolist() == [not fails]
+
+
+def test_a_compiled_denoiser_is_seen():
+    denoiser, hidden = Denoiser(AttnProcessor2_0()), torch.linspace(-1, 1, 48).reshape(1, 6, 8)
+    compiled = torch.compile(denoiser, backend="eager")
+    seen = []
+    with torch.no_grad():
+        plain = compiled(hidden)
+        with Watch(core(compiled), ["attn"], lambda sighting: seen.append(sighting.query.clone())):
+            recorded = compiled(hidden)
+    assert torch.equal(plain, recorded)
+    (query,) = seen
+    assert query.shape == (1, 2, 6, 4)
 
 
 def test_attention_that_is_not_a_number_names_layer_and_call(pipe):
