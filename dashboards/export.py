@@ -1,12 +1,16 @@
 """An answer as a file: picture, moving picture over the calls, or labelled data."""
 
 import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
+from attlas.analysis import Trace
+from attlas.analysis.pictures import save_map
 from attlas.dashboards.colours import blend, enlarge, relative
 from attlas.dashboards.page import png_bytes
 
@@ -59,13 +63,9 @@ def gif(image: xr.DataArray, maps: xr.DataArray, dim: str = "t", *, milliseconds
     return buffer.getvalue()
 
 
-def netcdf(attention: xr.DataArray) -> bytes:
-    """Map with its coordinates and attributes as a NetCDF file."""
-    plain = attention.rename("attention")
-    # NetCDF has neither truth values nor None.
-    plain.attrs = {
-        name: int(value) if isinstance(value, bool) else value
-        for name, value in attention.attrs.items()
-        if value is not None
-    }
-    return bytes(plain.to_netcdf(engine="h5netcdf"))
+def netcdf(trace: Trace, attention: xr.DataArray) -> bytes:
+    """Map of a run of `trace`, with its coordinates and attributes, as a NetCDF file."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "map.nc"
+        save_map(trace, attention, path)
+        return path.read_bytes()

@@ -67,13 +67,12 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
 
     def change(self, **values: Any) -> None:
         """Change the state; where it is refused, say why on the page and leave all as it was."""
+        self.tell()
         try:
             self.state.change(**values)
         except AttlasError as err:
             self.tell(str(err))
             self.controls.show(self.state)
-        else:
-            self.tell("")
 
     def tell(self, *problems: str) -> None:
         """Show problems at the top of the page, as text; none hides the notice."""

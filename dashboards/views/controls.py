@@ -66,7 +66,7 @@ class Controls:
         options: dict[str, Any] = {
             "store": list(state.offers.stores),
             "kind": {KIND_LABELS[kind]: kind for kind in kinds},
-            "branch": list(offer.branches),
+            "branch": [name for name in offer.branches if name in offer.branches_for(state.mode)],
             "grid": list(grids),
         }
         with self._silence():

@@ -61,7 +61,7 @@ class Downloads:
 
     def netcdf(self) -> bytes:
         """Return the answer as labelled data."""
-        return export.netcdf(self._answer())
+        return export.netcdf(self._catalogue.trace(self._state.store, self._state.run), self._answer())
 
     def _answer(self) -> xr.DataArray:
         return self._catalogue.answer(self._state.question, self._state.patch_grid).attention
