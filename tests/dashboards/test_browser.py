@@ -1,0 +1,224 @@
+"""The dashboard in a real browser: mouse to answer, nothing from the network, markup stays text."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from attlas.schemas import simulate_store
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = "a <img src=x onerror=alert(1)> disc & <b>cross</b>"
+GRID = 8
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """A server over two stores, as a user starts it."""
+    folder = tmp_path_factory.mktemp("stores")
+    simulate_store(folder / "planted.zarr", runs=3, grid=(GRID, GRID), image_size=64, seed=2)
+    simulate_store(folder / "hostile.zarr", runs=1, kinds=("text", "image"), prompt=HOSTILE)
+    (folder / "zbroken.zarr").mkdir()
+    (folder / "zbroken.zarr/zarr.json").write_text("{")
+    command = [Path(sys.executable).parent / "attlas", "dashboard", folder, "--port", "0", "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield re.search(r"http://localhost:\d+", server.stdout.readline()).group()
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert CHROMIUM.exists(), f"{CHROMIUM} is missing; install the system's chromium, this test does not skip"
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield made
+        made.close()
+
+
+class Visit:
+    """A page with what went wrong on it, and the actions of a person."""
+
+    def __init__(self, page, url):
+        self.page, self.url = page, url
+        self.foreign, self.errors = [], []
+        page.on("request", self._requested)
+        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", lambda dialog: (self.errors.append(dialog.message), dialog.dismiss()))
+
+    def _requested(self, request):
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "localhost":
+            self.foreign.append(request.url)
+
+    def open(self, address=""):
+        self.page.goto(f"{self.url}/{address}")
+        expect(self.readout).to_contain_text("brightest", timeout=30_000)
+
+    @property
+    def readout(self):
+        return self.page.locator(".attlas-readout")
+
+    def click_patch(self, side, row, column, grid=GRID):
+        """Click the middle of a patch: the pane is the picture, without a margin."""
+        pane = self.page.locator(f".attlas-{side}")
+        box = pane.bounding_box()
+        cell = box["width"] / grid, box["height"] / grid
+        pane.click(position={"x": (column + 0.5) * cell[0], "y": (row + 0.5) * cell[1]})
+
+
+@pytest.fixture
+def visit(browser, url):
+    page = browser.new_page(viewport={"width": 1400, "height": 1150})
+    made = Visit(page, url)
+    yield made
+    page.close()
+    assert made.foreign == []
+    assert made.errors == []
+
+
+def test_a_click_lights_up_the_true_place_and_back(visit, tmp_path):
+    visit.open("?store=planted.zarr")
+    for row, column in ((2, 1), (7, 7), (0, 3)):
+        visit.click_patch("generated", row, column)
+        # The planted truth: the reference patch mirrored left to right.
+        expect(visit.readout).to_contain_text(
+            f"generated patch ({row}, {column}): brightest reference patch ({row}, {GRID - 1 - column}), weight 0."
+        )
+    visit.click_patch("reference", 5, 2)
+    expect(visit.readout).to_contain_text("reference patch (5, 2): brightest generated patch (5, 5)")
+    assert "mode=reference" in visit.page.url
+    visit.page.screenshot(path=tmp_path / "page.png", full_page=True)
+    # The brightest place really is bright on the screen: inferno's end, nearly opaque.
+    seen = picture(visit, "generated", tmp_path)
+    cell = seen.shape[0] // GRID
+    lit = seen[5 * cell : 6 * cell, 5 * cell : 6 * cell].reshape(-1, 3)
+    assert np.median(lit.astype(int).sum(1)) > 500
+
+
+def picture(visit, side, folder):
+    visit.page.locator(f".attlas-{side}").screenshot(path=folder / "pane.png")
+    with Image.open(folder / "pane.png") as seen:
+        return np.asarray(seen.convert("RGB"))
+
+
+def test_pictures_stand_beside_each_other_at_one_size(visit):
+    visit.open("?store=planted.zarr")
+    generated, reference = (visit.page.locator(f".attlas-{s}").bounding_box() for s in ("generated", "reference"))
+    assert generated["y"] == reference["y"]
+    assert (generated["width"], generated["height"]) == (reference["width"], reference["height"]) == (420, 420)
+    assert reference["x"] > generated["x"] + generated["width"]
+
+
+def test_a_word_is_asked_by_its_button(visit):
+    visit.open("?store=planted.zarr")
+    visit.page.get_by_role("button", name="disc", exact=True).click()
+    expect(visit.readout).to_contain_text("word 'disc': brightest generated patch (2, ")
+    expect(visit.page.get_by_role("button", name="disc", exact=True)).to_have_attribute("aria-pressed", "true")
+    visit.page.wait_for_url("**word=disc**")
+
+
+def test_strips_appear_and_follow(visit):
+    visit.open("?store=planted.zarr")
+    for dim in ("t", "head", "layer"):
+        expect(visit.page.locator(f".attlas-strip-{dim} canvas").first).to_be_visible()
+
+
+def test_another_run_is_picked_by_its_picture(visit):
+    visit.open("?store=planted.zarr")
+    visit.page.get_by_role("button", name="0002").click()
+    visit.page.wait_for_url("**run=0002**")
+    expect(visit.page.get_by_role("button", name="0002")).to_have_attribute("aria-pressed", "true")
+
+
+def test_the_address_brings_a_view_back_and_so_does_the_back_button(visit):
+    visit.open("?store=planted.zarr")
+    visit.click_patch("generated", 2, 1)
+    visit.page.wait_for_url("**row=2&column=1**")
+    kept = visit.page.url
+    visit.page.get_by_role("button", name="cross", exact=True).click()
+    expect(visit.readout).to_contain_text("word 'cross'")
+    visit.page.go_back()
+    expect(visit.readout).to_contain_text("generated patch (2, 1)")
+    visit.page.goto(kept)
+    expect(visit.readout).to_contain_text("generated patch (2, 1): brightest reference patch (2, 6)")
+
+
+def test_a_bad_address_and_a_broken_store_are_messages(visit):
+    visit.open("?store=planted.zarr&run=77&word=dsc&direction=up")
+    notice = visit.page.locator(".attlas-notice")
+    for words in (
+        "zbroken.zarr: zarr.json cannot be read",
+        "unknown run '77'",
+        "did you mean 'disc'",
+        "unknown direction",
+    ):
+        expect(notice).to_contain_text(words)
+    visit.click_patch("generated", 2, 1)
+    expect(visit.readout).to_contain_text("brightest reference patch (2, 6)")
+    expect(notice).to_be_hidden()
+
+
+def test_a_prompt_of_markup_is_shown_as_text(visit):
+    visit.open("?store=hostile.zarr")
+    expect(visit.page.locator(".attlas-words")).to_contain_text(HOSTILE)
+    assert visit.page.locator("img[src='x']").count() == 0
+    visit.page.get_by_role("button", name="onerror").click()
+    expect(visit.readout).to_contain_text("word 'onerror'")
+    visit.page.get_by_role("button", name="Python of this view").click()
+    expect(visit.page.locator(".attlas-code")).to_contain_text("maps.daam(trace, 'onerror'")
+
+
+def test_a_file_is_saved(visit, tmp_path):
+    visit.open("?store=planted.zarr")
+    visit.click_patch("generated", 2, 1)
+    expect(visit.readout).to_contain_text("generated patch (2, 1)")
+    with visit.page.expect_download() as download:
+        visit.page.get_by_role("button", name="Save PNG").click()
+    download.value.save_as(tmp_path / "map.png")
+    assert download.value.suggested_filename == "0000-patch-2-1-g2r.png"
+    with Image.open(tmp_path / "map.png") as saved:
+        assert saved.size == (512, 512)
+
+
+def test_nothing_scrolls_inside_the_page(visit):
+    visit.open("?store=planted.zarr")
+    expect(visit.page.locator(".attlas-strip-layer canvas").first).to_be_visible()
+    scrolling = visit.page.evaluate(
+        """() => {
+          const found = []
+          const walk = (node) => {
+            if (node.shadowRoot) walk(node.shadowRoot)
+            for (const child of node.children || []) {
+              const style = getComputedStyle(child)
+              const over = (style.overflowY + style.overflowX).match(/auto|scroll/)
+              const bigger = child.scrollHeight > child.clientHeight + 1 || child.scrollWidth > child.clientWidth + 1
+              if (over && bigger && child !== document.body) found.push(child.tagName + "." + child.className)
+              walk(child)
+            }
+          }
+          walk(document.body)
+          return found
+        }"""
+    )
+    assert scrolling == []
