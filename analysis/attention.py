@@ -70,12 +70,11 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     kind = pick_kind(trace, kind)
     name = _one_leaf(trace, kind, grid)
     inert = warn_inert([trace.leaves[name]])
-    inputs = Inputs(trace, name, direction)
-    dataset = inputs.dataset
-    shape = tuple(dataset.sizes[dim] for dim in DIMS)
+    inputs = Inputs(trace, name, direction, branches=trace.branches)
+    shape = tuple(inputs.dataset.sizes[dim] for dim in DIMS)
     chunks = _split(shape, inputs.chunks)
     data = inputs.blockwise(attention_block, DIMS, shape, chunks, direction=direction)
-    made = xr.DataArray(data, dims=DIMS, coords=_coords(trace, dataset, DIMS), name="attention")
+    made = xr.DataArray(data, dims=DIMS, coords=_coords(trace, trace.dataset(name), DIMS), name="attention")
     made.attrs = {
         "units": "1",
         "long_name": f"attention, {direction}",
@@ -105,7 +104,7 @@ def means(
     dims = (*DIMS[:5], onto)
     shape = tuple(inputs.dataset.sizes[dim] for dim in dims)
     data = inputs.blockwise(mean_block, dims, shape, None, direction=direction, onto=onto, weights=weights)
-    return xr.DataArray(data, dims=dims, coords=_coords(trace, inputs.dataset, dims))
+    return xr.DataArray(data, dims=dims, coords=inputs.dataset.coords)
 
 
 def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr.Dataset:
@@ -119,7 +118,7 @@ def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr
     ``g2r (run, branch, t, layer, head, key)`` and ``r2g (..., query)``, float32, unit 1, lazy.
     """
     name = _one_leaf(trace, pick_kind(trace, kind), grid)
-    inputs = Inputs(trace, name, "r2g")
+    inputs = Inputs(trace, name, "r2g", branches=trace.branches)
     dims = (*DIMS[:5], "both")
     keys, queries = inputs.dataset.sizes["key"], inputs.dataset.sizes["query"]
     shape = (*(inputs.dataset.sizes[dim] for dim in DIMS[:5]), keys + queries)
@@ -127,7 +126,7 @@ def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr
     made = {}
     for variable, axis, place in (("g2r", "key", slice(0, keys)), ("r2g", "query", slice(keys, None))):
         own = (*DIMS[:5], axis)
-        made[variable] = xr.DataArray(both[..., place], dims=own, coords=_coords(trace, inputs.dataset, own))
+        made[variable] = xr.DataArray(both[..., place], dims=own, coords=_coords(trace, trace.dataset(name), own))
         made[variable].attrs = {"units": "1", "source": "full"}
     return xr.Dataset(made)
 

@@ -27,28 +27,26 @@ class Inputs:
         leaf: str,
         direction: str,
         *,
-        branches: Sequence[str] | None = None,
+        branches: Sequence[str],
         calls: list[int] | None = None,
         place: dict[str, list[int]] | None = None,
     ) -> None:
-        one = branches is not None and len(branches) == 1
-        dataset = trace.dataset(leaf, branches[0] if branches is not None and one else None)
-        dense = "log_attention" in dataset
-        if not dense and "query_vectors" not in dataset:
+        dense = trace.holds(leaf, "log_attention")
+        if not dense and not trace.holds(leaf, "query_vectors"):
             raise NotRecordedError(
                 f"{trace.where}: leaf {leaf} holds summaries only, and this needs its attention; "
                 'record with Capture(detail="full")'
             )
         names = ["log_attention"] if dense else ["query_vectors", "key_vectors"]
         if dense and direction == "r2g":
-            if "logsumexp" not in dataset:
+            if not trace.holds(leaf, "logsumexp"):
                 raise NotRecordedError(
                     f"{trace.where}: leaf {leaf} has log_attention without logsumexp; the softmax over queries needs "
                     'the logits, which attention alone does not tell: record with Capture(detail="full")'
                 )
             names.append("logsumexp")
-        dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
-        self.dataset = dataset if one or branches is None else dataset.sel(branch=list(branches))
+        dataset = trace.arrays(leaf, names, branches[0] if len(branches) == 1 else None)
+        self.dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
         self.names = names
         self.device = trace.device
         self.chunks = self.dataset[names[0]].variable.chunks or ()

@@ -75,9 +75,9 @@ def sram_peaks(trace: Trace, kind: str = "image", layers: str | None = None, *, 
     leaf = parts[0].leaf
     total: Any = 0
     for part in parts:
-        own = trace.dataset(part.name, branch)
-        if "attention_mean" in own:
-            chosen = own["attention_mean"].isel(part.place).isel(branch=0).astype(np.float32)
+        if trace.holds(part.name, "attention_mean"):
+            stored = trace.arrays(part.name, ["attention_mean"], branch)["attention_mean"]
+            chosen = stored.isel(part.place).isel(branch=0).astype(np.float32)
             total = total + chosen.sum(("layer", "head"), skipna=False)
         else:
             full = trace.attention(kind, "g2r", part.name.partition("/")[2]).isel(part.place).sel(branch=branch)

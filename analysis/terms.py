@@ -64,8 +64,8 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
     elif source == "attention_mean":
         term = _from_time_mean(trace, part, question, weights)
     else:
-        place = {**part.place, **({} if question.calls is None else {"t": question.calls})}
-        term = _stored(trace, part, question)[source].isel(place)
+        term = _stored(trace, part, question, source)
+        term = term if question.calls is None else term.isel(t=question.calls)
     kept = axis_weights(trace, part.name, question.onto, chosen[question.onto], question.branches)
     if kept is not None:
         term = term * xr.DataArray(kept, dims=("run", "branch", question.onto))
@@ -74,25 +74,23 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
 
 def _source(trace: Trace, part: Part, question: Question, weighted: bool) -> str:
     """Name of the summary array that answers the question, or ``full``."""
-    stored = _stored(trace, part, question)
     summary = None
     if not weighted and (question.direction, question.onto) in (("g2r", "key"), ("r2g", "query")):
         summary = question.direction
     elif question.direction == "g2r" and not question.time and question.calls is None:
         summary = "attention_mean"
-    if question.source != "full" and summary in stored:
-        return str(summary)
-    full = "log_attention" in stored or "query_vectors" in stored
+    if question.source != "full" and summary is not None and trace.holds(part.name, summary):
+        return summary
+    full = trace.holds(part.name, "log_attention") or trace.holds(part.name, "query_vectors")
     if question.source != "summary" and full:
         return "full"
     raise NotRecordedError(f"{trace.where}: {_why(part, question, weighted, full)}")
 
 
-def _stored(trace: Trace, part: Part, question: Question) -> xr.Dataset:
-    """Arrays of the leaf in the order of the asked branches."""
-    if len(question.branches) == 1:
-        return trace.dataset(part.name, question.branches[0])
-    return trace.dataset(part.name)
+def _stored(trace: Trace, part: Part, question: Question, name: str) -> xr.DataArray:
+    """Array of the chosen layers and heads, its branches in the order of the question."""
+    branch = question.branches[0] if len(question.branches) == 1 else None
+    return trace.arrays(part.name, [name], branch)[name].isel(part.place)
 
 
 def _why(part: Part, question: Question, weighted: bool, full: bool) -> str:
@@ -111,7 +109,7 @@ def _why(part: Part, question: Question, weighted: bool, full: bool) -> str:
 
 def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Array | None) -> xr.DataArray:
     """Sum over t of the mean over the averaged axis: the number of calls times the stored mean over t."""
-    stored = _stored(trace, part, question)["attention_mean"].isel(part.place)
+    stored = _stored(trace, part, question, "attention_mean")
     dims = ("run", "branch", "layer", "head", question.onto)
     variable = stored.variable
     pairs: list[Any] = [variable.data, ("run", "branch", "layer", "head", "query", "key")]

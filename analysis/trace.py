@@ -41,7 +41,8 @@ class Trace:
         self.rows = tuple(rows)
         self.device = device
         self._files = Files(store.group.store) if files is None else files
-        self._datasets: dict[tuple[str, str | None], xr.Dataset] = {}
+        self._datasets: dict[str, xr.Dataset] = {}
+        self._variables: dict[tuple[str, int | None], xr.Variable] = {}
 
     @property
     def path(self) -> str | None:
@@ -83,7 +84,7 @@ class Trace:
     def tree(self) -> xr.DataTree:
         """The whole store as an xarray tree: run table and pictures at the root, a node per leaf, annotations."""
         root = self.runs.assign_coords(branch=("branch", np.asarray(self.branches)))
-        pictures = {name: self._lazy(name) for name in PICTURES if name in self._files}
+        pictures = {name: self._variable(name) for name in PICTURES if name in self._files}
         nodes = {"/": root.assign(pictures), **{f"/{name}": self.dataset(name) for name in self.leaves}}
         if "annotations" in self._files:
             nodes["/annotations"] = self.annotations.drop_vars("run")
@@ -94,51 +95,58 @@ class Trace:
     @property
     def images(self) -> xr.DataArray:
         """Generated images, uint8 (run, image_y, image_x, rgb), lazy."""
-        return self._labelled(self._lazy("generated_image"), "generated_image")
+        return self._labelled(self._variable("generated_image"), "generated_image")
 
     @property
     def reference(self) -> xr.DataArray:
         """Reference images, uint8 (run, reference_y, reference_x, rgb), lazy; `NotRecordedError` if there are none."""
         if "reference_image" not in self._files:
             raise NotRecordedError(f"{self.where} has no reference image: its pipeline takes none")
-        return self._labelled(self._lazy("reference_image"), "reference_image")
+        return self._labelled(self._variable("reference_image"), "reference_image")
 
     @cached_property
     def annotations(self) -> xr.Dataset:
         """What the user gave with each run, lazy; empty if nothing was given."""
         group = self._files.group
         names = sorted(group["annotations"].array_keys()) if "annotations" in self._files else []
-        variables = {name: self._lazy(f"annotations/{name}") for name in names}
+        variables = {name: self._variable(f"annotations/{name}") for name in names}
         return xr.Dataset(variables, coords={"run": self.runs["run"]})
 
-    def dataset(self, leaf: str, branch: str | None = None) -> xr.Dataset:
-        """Give the stored arrays of one leaf, lazy, with its labels as coordinates; `leaf` as in ``leaves``.
-
-        With `branch` its part of each shard is all that is read (branches are chunks of their own in a shard).
-        """
+    def dataset(self, leaf: str) -> xr.Dataset:
+        """Give the stored arrays of one leaf, lazy, with its labels as coordinates; `leaf` as in ``leaves``."""
         if leaf not in self.leaves:
             raise unknown_name("leaf", leaf, self.leaves, where=self.where)
+        if leaf not in self._datasets:
+            geometry = self.leaves[leaf]
+            held = [variable for variable in geometry.variables() if self.holds(leaf, variable.name)]
+            data = self.arrays(leaf, [variable.name for variable in held if variable.role == "data"])
+            coords = {
+                variable.name: self._variable(f"{leaf}/{variable.name}", None)
+                if "run" in variable.dims
+                else self._files.label(f"{leaf}/{variable.name}")
+                for variable in held
+                if variable.role != "data"
+            }
+            whole = data.assign_coords(coords).assign_coords(run=self.runs["run"].variable)
+            self._datasets[leaf] = whole.assign_attrs(kind=geometry.kind, grid=geometry.grid)
+        return self._datasets[leaf]
+
+    def holds(self, leaf: str, name: str) -> bool:
+        """Whether the leaf has the array `name`."""
+        return f"{leaf}/{name}" in self._files
+
+    def arrays(self, leaf: str, names: Iterable[str], branch: str | None = None) -> xr.Dataset:
+        """Give some stored arrays of a leaf, lazy, labelled along branch, t, layer and head only.
+
+        With `branch` its part of each shard is all that is read: branches are chunks of their own in a shard.
+        """
         if branch is not None and branch not in self.branches:
             raise unknown_name("branch", branch, self.branches, where=self.where)
-        key = (leaf, branch)
-        if key not in self._datasets:
-            geometry = self.leaves[leaf]
-            coords: dict[str, Any] = {name: self.runs[name].variable for name in ("run", "t")}
-            chosen = None if branch is None else self.branches.index(branch)
-            coords["branch"] = ("branch", np.asarray(self.branches if branch is None else [branch]))
-            data: dict[str, xr.Variable] = {}
-            for variable in geometry.variables():
-                name = f"{leaf}/{variable.name}"
-                if name not in self._files:
-                    continue
-                if variable.role == "data":
-                    data[variable.name] = self._lazy(name, chosen)
-                else:
-                    coords[variable.name] = (
-                        self._lazy(name, chosen) if "run" in variable.dims else self._files.label(name)
-                    )
-            self._datasets[key] = xr.Dataset(data, coords, {"kind": geometry.kind, "grid": geometry.grid})
-        return self._datasets[key]
+        place = None if branch is None else self.branches.index(branch)
+        data = {name: self._variable(f"{leaf}/{name}", place) for name in names}
+        coords: dict[str, Any] = {"branch": ("branch", np.asarray(self.branches if branch is None else [branch]))}
+        coords |= {name: self._files.label(f"{leaf}/{name}") for name in ("layer", "head")}
+        return xr.Dataset(data, {**coords, "t": self.runs["t"].variable})
 
     def attention(self, kind: str, direction: str = "g2r", grid: str | None = None) -> xr.DataArray:
         """Attention of one leaf; see `attlas.analysis.attention.attention`."""
@@ -196,8 +204,10 @@ class Trace:
             lines.append(f"  annotations    {', '.join(str(name) for name in self.annotations)}")
         return "\n".join(lines)
 
-    def _lazy(self, name: str, branch: int | None = None) -> xr.Variable:
-        return lazy_variable(self._reader(name, branch))
+    def _variable(self, name: str, branch: int | None = None) -> xr.Variable:
+        if (name, branch) not in self._variables:
+            self._variables[name, branch] = lazy_variable(self._reader(name, branch))
+        return self._variables[name, branch]
 
     def _reader(self, name: str, branch: int | None = None) -> ShardReader:
         flags = tuple(bool(flag) for flag in self.runs["complete"].values)

@@ -129,7 +129,7 @@ def test_only_the_asked_branch_is_read(path, monkeypatch):
         expected = trace.attention("image", "r2g").sel(branch=branch).mean("key").sum(("t", "layer", "head"))
         np.testing.assert_allclose(made.values.reshape(2, -1), expected.compute(), rtol=1e-5)
     with pytest.raises(UnknownNameError, match="unknown branch 'conds'"):
-        trace.dataset("text/4x4", "conds")
+        trace.arrays("text/4x4", ["g2r"], "conds")
 
 
 def test_no_run_at_all(tools):
