@@ -14,13 +14,13 @@ FOLDER = Path(__file__).parent / "pipeline"
 
 def load_pipeline(*, trained: bool, seed: int) -> StableDiffusionPipeline:
     """Do what ``shapes.load`` says."""
-    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
     if not trained:
         # The caller's own random stream is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pipeline.register_modules(unet=build_denoiser(), text_encoder=build_text_encoder())
     for module in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
-        module.requires_grad_(False).eval()
+        module.float().requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

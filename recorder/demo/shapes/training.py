@@ -100,6 +100,11 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     for module in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         module.to("cpu").half()
     pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers loads in the dtype that the configuration names, diffusers in float32: by default the parts
+    # would not fit together. The configuration therefore names float32; the stored weights stay as they are.
+    path = folder / "text_encoder" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
