@@ -14,6 +14,7 @@ from attlas.schemas.errors import InvalidValueError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from attlas.analysis.score_table import ScoreTable
     from attlas.analysis.trace import Trace
 
 __all__ = ["info", "map_", "score"]
@@ -70,17 +71,31 @@ def map_(store: str, name: str, **given: Any) -> None:
 
 
 @click.command()
-@click.argument("store")
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the scores as JSON here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-def score(store: str, *, as_json: bool) -> None:
-    """Score the maps of STORE against its annotations, word maps and reference maps."""
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def score(stores: tuple[str, ...], *, out: Path | None, as_json: bool, quiet: bool) -> None:
+    """Score the maps of each STORE against its annotations.
+
+    Word maps, reference maps, and the numbers noted of each run; of several stores, side by side.
+    """
+    from tqdm import tqdm
+
     from attlas.analysis import open_trace, scores
 
-    tables = scores.score(open_trace(store))
+    traces = {store: open_trace(store) for store in stores}
+    tables = {
+        store: scores.score(trace)
+        for store, trace in tqdm(traces.items(), "scoring", unit="store", disable=quiet or as_json)
+    }
+    told = {store: [table.to_json() for table in made] for store, made in tables.items()}
+    if out is not None:
+        out.write_text(json.dumps(told, indent=1), encoding="utf-8")
     if as_json:
-        click.echo(json.dumps([table.to_json() for table in tables], indent=1))
+        click.echo(json.dumps(told, indent=1))
     else:
-        click.echo("\n\n".join(str(table) for table in tables))
+        click.echo(_side_by_side(tables))
 
 
 @click.command()
@@ -99,6 +114,20 @@ def info(store: str, *, as_json: bool) -> None:
     incomplete = told["runs"]["incomplete"]
     click.echo(f"  {told['bytes'] / 2**20:.1f} MiB, image {told['image']}, {incomplete} runs incomplete")
     click.echo(f"  made by {told['model']}, {told['pipeline']}")
+
+
+def _side_by_side(tables: "dict[str, list[ScoreTable]]") -> str:
+    """Tables about the same thing in one, a column a store; by itself a store keeps its settings too."""
+    from attlas.analysis.score_table import beside
+
+    if len(tables) == 1:
+        return "\n\n".join(str(table) for made in tables.values() for table in made)
+    subjects = dict.fromkeys(table.subject for made in tables.values() for table in made)
+    parts = []
+    for subject in subjects:
+        own = {Path(store).stem: table for store, made in tables.items() for table in made if table.subject == subject}
+        parts.append(f"{subject}\n{beside(own)}")
+    return "\n\n".join(parts)
 
 
 def _contents(trace: "Trace", store: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from attlas.schemas.errors import unknown_name
 
-__all__ = ["Score", "ScoreTable", "score_of"]
+__all__ = ["Score", "ScoreTable", "beside", "score_of"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class ScoreTable:
     scores: Mapping[str, Score]
     settings: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """What is scored, without the store: the same for tables that can stand side by side."""
+        return self.title.partition(" of ")[0]
 
     def __getitem__(self, name: str) -> Score:
         """Score by name; `UnknownNameError` if it is not there."""
@@ -79,6 +84,34 @@ class ScoreTable:
             "meaning": ("score", [score.meaning for score in listed]),
         }
         return xr.Dataset(columns, coords, {"title": self.title})
+
+
+def beside(tables: Mapping[str, ScoreTable]) -> str:
+    """Tables of several stores as one, a column for each store in the order given.
+
+    A score that a store lacks is shown as a dash; the meaning is that of the first store that has it.
+
+    Examples
+    --------
+    >>> one = ScoreTable("a", {"iou": Score("iou", 0.5, 4, 0.1, "mean IoU")})
+    >>> two = ScoreTable("b", {"iou": Score("iou", 0.1, 4, 0.02, "mean IoU")})
+    >>> print(beside({"trained": one, "random": two}))
+           trained             random              meaning
+    iou    0.500 +-0.100 n=4   0.100 +-0.020 n=4   mean IoU
+    """
+    rows = {score.name: score.meaning for table in reversed(list(tables.values())) for score in reversed(list(table))}
+    lines = [["", *tables, "meaning"]]
+    for name in reversed(rows):
+        cells = [_cell(table[name]) if name in table else "-" for table in tables.values()]
+        lines.append([name, *cells, rows[name]])
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    padded = ("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def _cell(score: Score) -> str:
+    spread = f" +-{score.ci95:.3f}" if math.isfinite(score.ci95) else ""
+    return f"{score.value:.3f}{spread} n={score.n}"
 
 
 def score_of(name: str, samples: Iterable[float], meaning: str) -> Score:

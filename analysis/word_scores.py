@@ -47,12 +47,13 @@ def score_words(
     """
     samples = head_choice.noun_samples(trace, nouns)
     masks = head_choice.noun_masks(trace, samples)
-    released = _word_maps(trace, samples, "released")
+    by_head = head_choice.head_maps(trace, samples)
+    released = by_head.mean(("layer", "head"))  # heads that a layer lacks are NaN and do not count
     hard = {
         rule: threshold(resample(released, _shape(masks), "bicubic"), tau, rule=rule).drop_vars(["query_y", "query_x"])
         for rule in ("minmax", "max")
     }
-    paper = resample(_word_maps(trace, samples, "paper"), _shape(masks), "nearest")
+    paper = resample(_paper_maps(trace, samples), _shape(masks), "nearest")
     paper = threshold(paper, tau, rule="max").drop_vars(["query_y", "query_x"])
     grid = (released.sizes["query_y"], released.sizes["query_x"])
     coarse = resample(masks.rename(image_y="y", image_x="x").astype("f4"), grid, "area")
@@ -69,14 +70,14 @@ def score_words(
         score_of("whole_picture_iou", masks.mean(("image_y", "image_x")).values, "floor: everything is the object"),
         score_of("ceiling_iou", iou(ceiling, masks).values, f"ceiling: the mask itself at {grid[0]}x{grid[1]}"),
     ]
-    chosen, settings = _chosen_heads(trace, samples, masks, tau, greedy_limit)
+    chosen, settings = _chosen_heads(trace, samples, by_head, masks, tau, greedy_limit)
     scores += chosen
     settings |= {"runs": len({run for run, _ in samples}), "nouns": ", ".join(sorted({noun for _, noun in samples}))}
     return ScoreTable(f"word maps of {trace.where}", {score.name: score for score in scores}, settings)
 
 
 def _chosen_heads(
-    trace: Trace, samples: Sequence[Sample], masks: xr.DataArray, tau: float, limit: int
+    trace: Trace, samples: Sequence[Sample], maps: xr.DataArray, masks: xr.DataArray, tau: float, limit: int
 ) -> tuple[list[Score], dict[str, object]]:
     """Choose heads on the first half of the runs, score them on the second."""
     runs = [run for run in trace.run_ids if any(run == own for own, _ in samples)]
@@ -85,7 +86,6 @@ def _chosen_heads(
     test = [place for place, (run, _) in enumerate(samples) if run not in first]
     if not train:
         return [], {"heads": "not chosen: that needs two runs"}
-    maps = head_choice.head_maps(trace, samples)
     own, other = ((maps.isel(sample=places), masks.isel(sample=places)) for places in (train, test))
     ranked = head_choice.score_heads(*own, tau=tau)
     best = head_choice.rank(ranked)[:3]
@@ -103,12 +103,12 @@ def _chosen_heads(
     return scores, {"greedy_heads": ", ".join(f"{layer}:{head}" for layer, head in greedy)}
 
 
-def _word_maps(trace: Trace, samples: Sequence[Sample], variant: str) -> xr.DataArray:
-    """Word maps of the samples over all heads, ``(sample, query_y, query_x)``, in memory."""
+def _paper_maps(trace: Trace, samples: Sequence[Sample]) -> xr.DataArray:
+    """Word maps of the samples as the paper has them, ``(sample, query_y, query_x)``, in memory."""
     made: dict[Sample, xr.DataArray] = {}
     for noun in dict.fromkeys(noun for _, noun in samples):
         runs = [run for run, other in samples if other == noun]
-        maps = daam(trace.sel(runs), noun, variant=variant).compute()
+        maps = daam(trace.sel(runs), noun, variant="paper").compute()
         made |= {(run, noun): maps.sel(run=run, drop=True).reset_coords(drop=True) for run in runs}
     parts = [made[sample] for sample in samples]
     joined: xr.DataArray = xr.concat(
