@@ -32,7 +32,9 @@ def picture_tensor(picture: Any, name: str, size: int) -> torch.Tensor:
     if isinstance(picture, Image.Image):
         picture = np.asarray(picture.convert("RGB"))
     if not isinstance(picture, np.ndarray):
-        raise TypeError(f"{name} must be a PIL image or a numpy array (or a list of them); got {type(picture)}.")
+        raise TypeError(
+            f"{name} must be a PIL image or a numpy array (or a list of them); got {type(picture).__name__}."
+        )
     if picture.dtype != np.uint8:
         raise TypeError(f"{name} as an array must be uint8 in [0, 255]; got {picture.dtype}.")
     if picture.shape != (size, size, 3):
@@ -45,7 +47,7 @@ def mask_tensor(mask: Any, name: str, size: int) -> torch.Tensor:
     if isinstance(mask, Image.Image):
         mask = np.asarray(mask.convert("L"))
     if not isinstance(mask, np.ndarray):
-        raise TypeError(f"{name} must be a PIL image or a numpy array (or a list of them); got {type(mask)}.")
+        raise TypeError(f"{name} must be a PIL image or a numpy array (or a list of them); got {type(mask).__name__}.")
     if mask.dtype not in (np.bool_, np.uint8):
         raise TypeError(f"{name} as an array must be bool, or uint8 in [0, 255]; got {mask.dtype}.")
     if mask.shape != (size, size):
@@ -57,7 +59,7 @@ def mask_tensor(mask: Any, name: str, size: int) -> torch.Tensor:
 def uv_tensor(uv: Any, name: str, size: int) -> torch.Tensor:
     """Turn one body map into float32 ``(2, size, size)``."""
     if not isinstance(uv, np.ndarray):
-        raise TypeError(f"{name} must be a numpy array (or a list of them); got {type(uv)}.")
+        raise TypeError(f"{name} must be a numpy array (or a list of them); got {type(uv).__name__}.")
     if not np.issubdtype(uv.dtype, np.floating):
         raise TypeError(f"{name} must be floating point; got {uv.dtype}.")
     if uv.shape != (size, size, 2):
