@@ -14,6 +14,7 @@ import xarray as xr
 from attlas.analysis import Trace, open_trace
 from attlas.analysis.words import prompts
 from attlas.dashboards.code import ALL_GRIDS, call, python
+from attlas.dashboards.labels import layer_order
 from attlas.dashboards.shelf import find_stores
 from attlas.dashboards.state import BenchState, Offer, Question
 from attlas.schemas import Leaf
@@ -165,7 +166,8 @@ class Catalogue:
             # A word map is made of all grids unless one is chosen.
             grids["text"] = {ALL_GRIDS: grids["text"][ALL_GRIDS], **grids["text"]}
         words = {branch: _words(prompts(one, branch)[0]) for branch in whole.branches} if "text" in grids else {}
-        return Offer(whole.run_ids, whole.branches, grids, key_grids, words)
+        nouns = tuple(name for name in map(str, whole.annotations) if name in words.get("cond", ()))
+        return Offer(whole.run_ids, whole.branches, grids, key_grids, words, nouns)
 
     def picture(self, store: str, run: str, side: str = "generated") -> xr.DataArray | None:
         """Picture of a run, uint8 (rows, columns, RGB) in memory; None where the store has no reference."""
@@ -202,6 +204,8 @@ class Catalogue:
             made = self._compute(question, patch_grid, (dim,))
         else:
             made = cube.mean([other for other in STRIPS if other in cube.dims and other != dim])
+        if dim == "layer":
+            return made.isel(layer=layer_order([str(path) for path in made["layer"].values]))
         return _grouped(made) if dim == "t" else made
 
     def python(self, state: BenchState) -> str:

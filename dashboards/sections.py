@@ -10,7 +10,7 @@ from attlas.analysis import Trace, maps
 from attlas.analysis.reference_scores import patch_targets
 from attlas.analysis.words import has_word, spans, word_tokens
 from attlas.dashboards.figures import GREEN, contoured, framed_patch, large, map_figure, spread_patches
-from attlas.dashboards.labels import call_label, layer_labels
+from attlas.dashboards.labels import call_label, layer_labels, layer_order
 from attlas.dashboards.page import Figure, Section, Table
 
 __all__ = ["reference_section", "score_sections", "word_section"]
@@ -60,16 +60,19 @@ def _strips(trace: Trace, noun: str) -> list[Row]:
     """TLAM, HLAM and LLAM of one noun, softmax over queries: where its attention goes."""
     image = trace.images.isel(run=0).compute()
     options: dict[str, Any] = {"kind": "text", "keys": word_tokens(trace, noun)}
+    # Few cells share one sum: maps of coarse layers would outshine those of the finest grid, which is shown alone.
+    grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == "text")
     groups = min(TIME_GROUPS, trace.store.calls)
-    by_time = maps.tlam(trace, "r2g", groups, **options).isel(run=0).compute()
-    spans = zip(by_time["t_start"].values, by_time["t_stop"].values, strict=True)
-    rows = [_strip(f"{noun} by time (TLAM, r2g)", by_time, image, [call_label(int(a), int(b) - 1) for a, b in spans])]
-    heads = {leaf.heads for leaf in trace.leaves.values() if leaf.kind == "text"}
-    if len(heads) == 1:
-        by_head = maps.hlam(trace, "r2g", **options).isel(run=0).compute()
+    by_time = maps.tlam(trace, "r2g", groups, layers=grid, **options).isel(run=0).compute()
+    ends = zip(by_time["t_start"].values, by_time["t_stop"].values, strict=True)
+    labels = [call_label(int(first), int(stop) - 1) for first, stop in ends]
+    rows = [_strip(f"{noun} by time (TLAM, r2g, layers {grid})", by_time, image, labels)]
+    if len({leaf.heads for leaf in trace.leaves.values() if leaf.kind == "text" and leaf.grid == grid}) == 1:
+        by_head = maps.hlam(trace, "r2g", layers=grid, **options).isel(run=0).compute()
         labels = [f"head {head}" for head in by_head["head"].values]
-        rows.append(_strip(f"{noun} by head (HLAM, r2g)", by_head, image, labels))
+        rows.append(_strip(f"{noun} by head (HLAM, r2g, layers {grid})", by_head, image, labels))
     by_layer = maps.llam(trace, "r2g", **options).isel(run=0).compute()
+    by_layer = by_layer.isel(layer=layer_order([str(path) for path in by_layer["layer"].values]))
     labels = layer_labels([str(path) for path in by_layer["layer"].values])
     return [*rows, _strip(f"{noun} by layer (LLAM, r2g)", by_layer, image, labels)]
 

@@ -24,7 +24,7 @@ class Offer:
 
     ``grids`` holds the query grids of each recorded kind by name, the first is the default; ``key_grids`` the
     grid of the patch keys of each kind, missing where its keys are no patches; ``words`` those of each branch's
-    prompt, in lower case.
+    prompt, in lower case; ``nouns`` are words that name something whose place is known, asked first.
     """
 
     runs: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class Offer:
     grids: Mapping[str, Mapping[str, Grid]] = field(default_factory=dict)
     key_grids: Mapping[str, Grid] = field(default_factory=dict)
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    nouns: tuple[str, ...] = ()
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -222,7 +223,8 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
         _fit("direction", asked, values, DIRECTIONS)
         _fit("branch", asked, values, offer.branches_for(asked["mode"]))
         asked["word"] = asked["word"].lower()
-        _fit("word", asked, values, offer.words.get(asked["branch"], ()))
+        words = offer.words.get(asked["branch"], ())
+        _fit("word", asked, values, words, default=next((word for word in words if word in offer.nouns), None))
 
     def _place(self, asked: dict[str, Any], values: Mapping[str, Any], offer: Offer, old: Grid) -> None:
         """Settle the patch: a named one must lie in its grid, another keeps its place in the picture."""
@@ -271,13 +273,19 @@ def drawn_only(names: Iterable[str]) -> bool:
     return set(names) <= set(_DRAWN)
 
 
-def _fit(name: str, asked: dict[str, Any], values: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
-    """Keep an accepted value; refuse a named one that is not; move any other to the first accepted."""
+def _fit(
+    name: str,
+    asked: dict[str, Any],
+    values: Mapping[str, Any],
+    accepted: tuple[str, ...],
+    default: str | None = None,
+) -> None:
+    """Keep an accepted value; refuse a named one that is not; move any other to the default or the first accepted."""
     if asked[name] in accepted:
         return
     if name in values and (values[name] or accepted):
         raise unknown_name(name, str(values[name]), accepted)
-    asked[name] = accepted[0] if accepted else ""
+    asked[name] = default or (accepted[0] if accepted else "")
 
 
 def _patch_grid(offer: Offer, mode: str, kind: str, grid: str) -> Grid:

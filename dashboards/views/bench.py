@@ -228,7 +228,9 @@ def _readout(state: BenchState, answer: Answer) -> str:
         "reference": f"reference patch ({state.row}, {state.column})",
         "word": f"word {state.word!r}",
     }[state.mode]
-    return f"{asked}: brightest {answer.side} patch ({row}, {column}), weight {value:.3g}"
+    # The weight of a patch is a mean probability; a word map is a sum, whose value says little by itself.
+    weight = "" if state.mode == "word" else f", weight {value:.3g}"
+    return f"{asked}: brightest {answer.side} patch ({row}, {column}){weight}"
 
 
 def _labels(maps: xr.DataArray, dim: str) -> list[str]:

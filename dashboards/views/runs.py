@@ -8,6 +8,7 @@ import panel as pn
 from PIL import Image
 
 from attlas.dashboards.data import Catalogue
+from attlas.dashboards.labels import run_labels
 from attlas.dashboards.page import png_uri
 from attlas.dashboards.views.choices import RunGallery
 from attlas.dashboards.views.style import BUTTONS, say, text
@@ -65,12 +66,13 @@ class RunShelf:
         say(self.count, f"{first + 1} to {first + len(shown)} of {len(self._ids)}")
         if self._shown != (self._store, self._page):
             self._shown = (self._store, self._page)
-            self.gallery.items = [self._item(run) for run in shown]
+            labels = dict(zip(self._ids, run_labels(self._ids), strict=True))
+            self.gallery.items = [self._item(run, labels[run]) for run in shown]
 
-    def _item(self, run: str) -> dict[str, str | None]:
+    def _item(self, run: str, label: str) -> dict[str, str | None]:
         prompt = str(self._catalogue.trace(self._store, run).runs["prompt"].values[0])
         title = f"run {run}: {prompt}" if prompt else f"run {run}"
-        return {"id": run, "text": run, "title": title, "source": self._thumbnail(run)}
+        return {"id": run, "text": label, "title": title, "source": self._thumbnail(run)}
 
     def _thumbnail(self, run: str) -> str | None:
         """Small picture of a run; none where it cannot be read, which choosing the run will explain."""

@@ -133,7 +133,7 @@ def test_layers_of_several_grids(catalogue):
     assert whole.shape == (4, 4)
     xr.testing.assert_identical(run(catalogue.python(state))["attention"], whole)
     layers = catalogue.strip(state.question, state.patch_grid, "layer")
-    assert layers["layer"].values.tolist() == ["image.4", "image.2"]
+    assert layers["layer"].values.tolist() == ["image.2", "image.4"]
     with pytest.raises(InvalidValueError, match="layers have 2, 4 heads; choose one grid"):
         catalogue.strip(state.question, state.patch_grid, "head")
     state.change(word="disc")

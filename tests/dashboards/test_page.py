@@ -18,9 +18,8 @@ pn.extension()
 
 @pytest.fixture
 def shown(catalogue):
-    """A page on the full store, with all its models made."""
+    """A page on the full store."""
     made = Page(catalogue, "?store=full.zarr")
-    made.layout().get_root()
     yield made
     made.close()
 
@@ -43,6 +42,12 @@ def test_a_click_asks_the_patch_below_it(shown):
 def test_the_tap_of_the_plot_reaches_the_state(shown):
     shown.bench.generated._tap.event(x=1.0, y=1.0)
     assert shown.state.question.patch == (0, 0)
+
+
+def test_the_page_can_be_drawn(shown):
+    shown.layout().get_root()
+    shown.bench.generated.clicked(9.0, 30.0)
+    shown.bench.change(store="grids.zarr")
 
 
 def test_a_click_outside_is_a_notice_and_changes_nothing(shown):

@@ -162,7 +162,9 @@ def test_real_stores_offer_what_they_hold(catalogue):
     assert offer.modes == ("patch", "reference", "word")
     assert offer.kinds("patch") == ("image", "self")
     assert offer.words == {"uncond": (), "cond": ("a", "red", "disc", "and", "blue", "cross")}
+    assert offer.nouns == ("cross", "disc")
     assert catalogue.offer("words.zarr", None).modes == ("word",)
+    assert BenchState(catalogue, "words.zarr").word == "disc"
     grids = catalogue.offer("grids.zarr", None).grids
     assert list(grids["image"]) == ["4x4", "2x2", "all"]
     assert list(grids["text"]) == ["all", "4x4", "2x2"]
