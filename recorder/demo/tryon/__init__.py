@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attlas.recorder.demo.tryon.inpainting import TryOnPipeline
     from attlas.recorder.demo.tryon.loading import load
-    from attlas.recorder.demo.tryon.pipeline import TryOnPipeline
     from attlas.recorder.demo.tryon.samples import requests
 
 __all__ = ["TryOnPipeline", "load", "requests"]
 
-_HOMES = {"TryOnPipeline": "pipeline", "load": "loading", "requests": "samples"}
+_HOMES = {"TryOnPipeline": "inpainting", "load": "loading", "requests": "samples"}
 
 
 def __getattr__(name: str) -> Any:

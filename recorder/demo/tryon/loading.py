@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from attlas.recorder.demo.tryon.inpainting import TryOnPipeline
 from attlas.recorder.demo.tryon.models import new_image_encoder, new_unet
-from attlas.recorder.demo.tryon.pipeline import TryOnPipeline
 
 FOLDER = Path(__file__).parent / "pipeline"
 """The trained pipeline, in the form that ``TryOnPipeline.from_pretrained`` reads."""

@@ -16,8 +16,8 @@ import torch
 
 from attlas.recorder.demo.tryon.autoencoder import train_autoencoder, tune_decoder
 from attlas.recorder.demo.tryon.denoiser import SCENES, cache_latents, train_denoiser
+from attlas.recorder.demo.tryon.inpainting import TryOnPipeline
 from attlas.recorder.demo.tryon.models import new_scheduler
-from attlas.recorder.demo.tryon.pipeline import TryOnPipeline
 from attlas.recorder.demo.tryon.stages import Workshop
 from attlas.recorder.demo.tryon.warm_up import warm_up_encoder
 
