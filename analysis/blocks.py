@@ -109,8 +109,10 @@ def mean_block(*arrays: NDArray[Any], dims: Any, device: str, direction: str, on
     size = stack.matrix[1 if onto == "key" else 0]
 
     def mean(place: slice) -> Tensor:
-        own = None if share is None else share[place].to(device)
-        return kernels.direction_mean(stack.logits(place), direction, onto, own)
+        own = None if share is None else share[place]
+        shape = (place.stop - place.start, *stack.matrix)
+        axis = 0 if direction == "g2r" else 1
+        return kernels.tiled_mean(lambda tile: stack.logits(place, (axis, tile)), shape, direction, onto, own, device)
 
     return stack.collect(mean, (size,))
 
@@ -150,16 +152,25 @@ class _Stack:
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(*shape, *rest)
         return tensor.expand(*self.lead, *rest).reshape(-1, *rest)
 
-    def first(self, place: slice) -> Tensor:
-        return self.stacks[0][place].to(self.device)
+    def logits(self, place: slice, tile: tuple[int, slice] | None = None) -> Tensor:
+        """Logits of some matrices, or of a tile of their queries (axis 0) or keys (1).
 
-    def logits(self, place: slice) -> Tensor:
-        """Logits of some matrices; those of g2r from log_attention are shifted row by row, which it does not feel."""
+        Those of g2r from log_attention are shifted row by row, which its softmax does not feel.
+        """
+        parts = [stack[place] for stack in self.stacks]
+        if tile is not None:
+            axis, cut = tile
+            if self.dense:
+                parts[0] = parts[0][:, cut] if axis == 0 else parts[0][:, :, cut]
+                parts[1:] = [part[:, cut] if axis == 0 else part for part in parts[1:]]
+            else:
+                parts[axis] = parts[axis][:, cut]
+        parts = [part.to(self.device) for part in parts]
         if not self.dense:
-            return kernels.logits_from_factors(self.first(place), self.stacks[1][place].to(self.device))
-        if len(self.stacks) == 1:
-            return self.first(place).to(torch.float32, copy=True)
-        return kernels.logits_from_log_attention(self.first(place), self.stacks[1][place].to(self.device))
+            return kernels.logits_from_factors(parts[0], parts[1])
+        if len(parts) == 1:
+            return parts[0].to(torch.float32, copy=True)
+        return kernels.logits_from_log_attention(parts[0], parts[1])
 
     def collect(self, function: Callable[[slice], Tensor], rest: tuple[int, ...]) -> NDArray[np.float32]:
         """Results of all matrices, in the block's shape."""

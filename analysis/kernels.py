@@ -5,17 +5,19 @@ Shapes are written ``(..., query, key)``; whatever stands before broadcasts. ``l
 (I2AM eq. 6). A key that no query may see (a column of -inf) has r2g 0; NaN anywhere in a row or column stays NaN.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "attention",
+    "blocks",
     "direction_mean",
     "direction_means",
     "logits_from_factors",
     "logits_from_log_attention",
+    "tiled_mean",
 ]
 
 UNDERFLOW = 1e-25
@@ -61,18 +63,34 @@ def direction_mean(logits: Tensor, direction: str, onto: str, weights: Tensor | 
     -------
     ``(..., key)`` or ``(..., query)``, float32.
     """
-    softmax = _softmax_axis(direction)
-    averaged = -2 if onto == "key" else -1
-    exponential, total = _exponential(logits, softmax)
-    inverse = _reciprocal(total)
-    if weights is None:
-        share = torch.full_like(exponential.select(-3 - averaged, 0), 1 / exponential.shape[averaged])
-    else:
-        share = weights.to(exponential) / weights.to(exponential).sum(-1, keepdim=True)
-        share = share.expand(exponential.select(-3 - averaged, 0).shape)
-    if averaged != softmax:
-        return _contract(exponential, share * inverse, averaged)
-    return _contract(exponential, share, averaged).mul_(inverse)
+    shape = (*logits.shape[:-2], logits.shape[-2 if onto == "key" else -1])
+    return _weighted_sum(logits, direction, onto, _share(weights, shape, logits.device))
+
+
+def tiled_mean(
+    logits_of: Callable[[slice], Tensor],
+    shape: tuple[int, int, int],
+    direction: str,
+    onto: str,
+    weights: Tensor | None,
+    device: torch.device | str,
+) -> Tensor:
+    """`direction_mean` of ``shape`` (matrices, queries, keys) without ever holding them whole.
+
+    ``logits_of(tile)`` computes the logits of some queries (g2r) or keys (r2g): the softmax runs along the other axis,
+    so that tiles do not depend on each other.
+    """
+    count, queries, keys = shape
+    size, other = (queries, keys) if direction == "g2r" else (keys, queries)
+    share = _share(weights, (count, queries if onto == "key" else keys), device)
+    summed = (direction, onto) in (("g2r", "key"), ("r2g", "query"))
+    step = max(1, BLOCK_ELEMENTS // (count * other))
+    parts = []
+    for start in range(0, size, step):
+        tile = slice(start, min(start + step, size))
+        own = share[..., tile] if summed else share
+        parts.append(_weighted_sum(logits_of(tile), direction, onto, own))
+    return torch.stack(parts).sum(0) if summed else torch.cat(parts, -1)
 
 
 def direction_means(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +120,24 @@ def blocks(matrices: int, queries: int, keys: int) -> Iterator[slice]:
     step = max(1, BLOCK_ELEMENTS // (queries * keys))
     for start in range(0, matrices, step):
         yield slice(start, min(start + step, matrices))
+
+
+def _share(weights: Tensor | None, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+    """Weights divided by their sum."""
+    if weights is None:
+        return torch.full(shape, 1 / shape[-1], dtype=torch.float32, device=device)
+    own = weights.to(device=device, dtype=torch.float32)
+    return (own / own.sum(-1, keepdim=True)).expand(shape)
+
+
+def _weighted_sum(logits: Tensor, direction: str, onto: str, share: Tensor) -> Tensor:
+    """Sum of the attention over the axis that is not `onto`, weighted by `share`; overwrites `logits`."""
+    softmax = _softmax_axis(direction)
+    averaged = -2 if onto == "key" else -1
+    exponential, total = _exponential(logits, softmax)
+    if averaged == softmax:
+        return _contract(exponential, share, averaged).mul_(_reciprocal(total))
+    return _contract(exponential, share * _reciprocal(total), averaged)
 
 
 def _softmax_axis(direction: str) -> int:

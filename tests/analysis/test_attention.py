@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from attlas.analysis import InertAttentionWarning, attention, open_trace
+from attlas.analysis import InertAttentionWarning, attention, kernels, maps, open_trace
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 
@@ -82,6 +82,18 @@ def test_blocks_stay_small_and_say_the_same(mixed, direction, monkeypatch):
     split = mixed.trace.attention("self", direction, "4x4")
     assert split.data.chunksize == (1, 1, 1, 1, 1, 16, 16)
     xr.testing.assert_identical(split.compute(), whole.compute())
+
+
+@pytest.mark.parametrize("direction", ["g2r", "r2g"])
+def test_tiles_of_large_matrices_change_no_map(mixed, direction, monkeypatch):
+    made = []
+    for elements in (2**19, 20):
+        monkeypatch.setattr(kernels, "BLOCK_ELEMENTS", elements)
+        for kind in ("image", "self", "text"):
+            onto = {} if kind != "text" else {"onto": "query"}
+            made.append(maps.aggregate(mixed.trace, direction, kind=kind, source="full", **onto).compute())
+    for whole, tiled in zip(made[:3], made[3:], strict=True):
+        np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-7)
 
 
 def test_both_summaries_from_one_pass(mixed, computes):

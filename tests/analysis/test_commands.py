@@ -107,9 +107,20 @@ def test_numbers_as_json(store):
 
 def test_scores(store):
     assert "noun_iou" in run(score, store)
-    told = json.loads(run(score, store, "--json"))
-    assert [table["title"].split()[0] for table in told] == ["word", "reference"]
+    told = json.loads(run(score, store, "--json"))[store]
+    assert [table["title"].split()[0] for table in told] == ["word", "reference", "numbers"]
     assert told[1]["scores"]["sram_pck1"]["n"] == 2
+
+
+def test_scores_of_two_stores_stand_side_by_side(store, tmp_path):
+    other = str(tmp_path / "other.zarr")
+    simulate_store(other, runs=3, kinds=("image",), seed=5)
+    text = run(score, store, other, "--out", tmp_path / "scores.json", "--quiet")
+    (line,) = (line for line in text.splitlines() if line.startswith("sram_pck1"))
+    assert "n=2" in line
+    assert "n=3" in line
+    assert [line.split()[:2] for line in text.splitlines() if line.startswith(" ")][1] == ["store", "other"]
+    assert set(json.loads((tmp_path / "scores.json").read_text())) == {store, other}
 
 
 def test_info(store):

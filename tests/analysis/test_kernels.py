@@ -49,6 +49,28 @@ def test_mean_over_either_axis(logits, direction, onto, weighted):
     np.testing.assert_allclose(made, expected, rtol=3e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("onto", ["key", "query"])
+@pytest.mark.parametrize("direction", ["g2r", "r2g"])
+def test_tiles_add_up_to_the_whole(logits, direction, onto, weighted, monkeypatch):
+    flat = tensor(logits.reshape(6, 7, 5))
+    size = 7 if onto == "key" else 5
+    weights = tensor(np.random.default_rng(1).uniform(size=(6, size))) if weighted else None
+    expected = kernels.direction_mean(flat.clone(), direction, onto, weights)
+    for elements in (1, 70, 10**6):
+        monkeypatch.setattr(kernels, "BLOCK_ELEMENTS", elements)
+        sizes = []
+
+        def part(tile, sizes=sizes):
+            sizes.append(tile.stop - tile.start)
+            return flat[:, tile].clone() if direction == "g2r" else flat[:, :, tile].clone()
+
+        made = kernels.tiled_mean(part, (6, 7, 5), direction, onto, weights, "cpu")
+        np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-8)
+        assert sum(sizes) == (7 if direction == "g2r" else 5)
+        assert max(sizes) * 6 * (5 if direction == "g2r" else 7) <= max(elements, 6 * 7)
+
+
 def test_no_weight_at_all_is_nan_and_one_hot_is_a_row(logits):
     one = torch.zeros(7)
     assert kernels.direction_mean(tensor(logits), "g2r", "key", one).isnan().all()

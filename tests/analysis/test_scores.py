@@ -159,10 +159,9 @@ def test_true_patches_are_means_of_pixels_that_cover_half():
 
 def test_all_scores_of_a_store_and_their_forms():
     tables = scores.score(open_trace(simulate_store(runs=2)))
-    assert [table.title for table in tables] == [
-        "word maps of the store in memory",
-        "reference maps of the store in memory",
-    ]
+    about = ["word maps", "reference maps", "numbers"]
+    assert [table.title for table in tables] == [f"{subject} of the store in memory" for subject in about]
+    assert tables[2]["quality"].n == 2
     text = str(tables[1])
     assert "sram_pck1" in text
     assert "n=2" in text
@@ -190,7 +189,7 @@ def test_nothing_to_score(tools):
         scores.score(open_trace(store))
     with pytest.raises(NotRecordedError, match="holds no attention of kind 'text'|no prompt holds a noun"):
         scores.score_words(open_trace(store))
-    with pytest.raises(NotRecordedError, match="neither text nor image attention"):
+    with pytest.raises(NotRecordedError, match="no annotation is a number"):
         scores.score(open_trace(simulate_store(runs=1, kinds=("self",))))
 
 
