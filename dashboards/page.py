@@ -39,7 +39,7 @@ class Figure:
 
     pixels: NDArray[np.uint8]
     caption: str = ""
-    width: int = 132
+    width: int = 160
 
     def html(self) -> str:
         """Return the figure as markup; the caption is escaped."""

@@ -53,6 +53,8 @@ def report(
     InvalidValueError
         If there is neither a trace nor a score, or a trace has no complete run, or the folder does not exist.
     """
+    plain = {name: [_plain(table) for table in tables] for name, tables in scores.items()}
+    scored = score_sections(plain)
     sections: list[Section] = []
     for name, trace in traces.items():
         if not trace.run_ids:
@@ -61,8 +63,9 @@ def report(
             sections.append(word_section(name, trace, runs))
         if "image" in trace.kinds and trace.store.reference_shape is not None:
             sections.append(reference_section(name, trace, runs))
-    plain = {name: [_plain(table) for table in tables] for name, tables in scores.items()}
-    sections += score_sections(plain)
+        if name in scored:
+            sections.append(scored.pop(name))
+    sections += scored.values()
     lead = "; ".join(f"{name}: {trace.manifest.model}, {len(trace.run_ids)} runs" for name, trace in traces.items())
     return write_report(path, *sections, title=title, lead=lead)
 

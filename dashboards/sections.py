@@ -93,8 +93,8 @@ def reference_section(name: str, trace: Trace, runs: int) -> Section:
     text = (
         "First row: reference, true picture where it is known, generated picture, and where the reference goes in it "
         "(ULAM, softmax over queries; of the garment's patches where their mask is known). Second row: a patch of "
-        "the generated picture (white) and what it looks at in the reference (SRAM, layers of the finest grid); "
-        "the green frame is the true place."
+        "the generated picture (white) and what it looks at in the reference (SRAM); the green frame is the true "
+        "place. Layers of the finest grid, all heads and calls."
     )
     return Section(f"{name}: reference maps", text, rows)
 
@@ -107,7 +107,9 @@ def _reference_rows(trace: Trace, run: str) -> list[Row]:
         if name in given:
             figures.append(Figure(large(given[name].isel(run=0).compute()), label))
     keys = {"keys": given["reference_garment"]} if "reference_garment" in given else {}
-    unified = maps.ulam(trace, "r2g", kind="image", **keys).isel(run=0).compute()
+    # As in the strips of words, coarse layers would outshine the finest grid.
+    grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == "image")
+    unified = maps.ulam(trace, "r2g", kind="image", layers=grid, **keys).isel(run=0).compute()
     figures += [Figure(large(image), "generated"), Figure(map_figure(image, unified), "goes to (ULAM, r2g)")]
     rows: list[Row] = [(f"run {run}", figures)]
     if "correspondence" in given:
@@ -131,8 +133,8 @@ def _patch_figures(trace: Trace, image: xr.DataArray, reference: xr.DataArray) -
     return figures
 
 
-def score_sections(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Section]:
-    """One section of scores for each world: its store beside the stores of the same name with a suffix.
+def score_sections(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Section]:
+    """One section of scores for each world, by its name: its store beside those of the same name with a suffix.
 
     `scores` maps a store's name to its tables as `ScoreTable.to_json` gives them. Names are compared up to the
     first hyphen: ``shapes-random`` stands beside ``shapes``.
@@ -140,14 +142,14 @@ def score_sections(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Se
     worlds: dict[str, list[str]] = {}
     for name in scores:
         worlds.setdefault(name.partition("-")[0], []).append(name)
-    sections = []
+    sections = {}
     for world, names in worlds.items():
         merged = {name: _merged(scores[name]) for name in sorted(names, key=len)}
         measures = list(dict.fromkeys(measure for own in merged.values() for measure in own))
         rows = [_score_row(measure, merged) for measure in measures]
         notes = [f"{name}: {line}" for name in names for table in scores[name] for line in table.get("left_out", ())]
         note = "Mean over n samples, with half of the 95 % interval. " + ". ".join(notes)
-        sections.append(Section(f"{world}: scores", "", [("", [Table(rows, note=note.strip())])]))
+        sections[world] = Section(f"{world}: scores", "", [("", [Table(rows, note=note.strip())])])
     return sections
 
 
@@ -160,7 +162,8 @@ def _score_row(measure: str, merged: Mapping[str, Mapping[str, Mapping[str, Any]
     row: dict[str, object] = {"score": measure}
     for name, own in merged.items():
         row[name] = _number(own[measure]) if measure in own else None
-    return {**row, "n": known[0]["n"], "meaning": known[0]["meaning"]}
+    counts = " / ".join(dict.fromkeys(str(score["n"]) for score in known))
+    return {**row, "n": counts, "meaning": known[0]["meaning"]}
 
 
 def _number(score: Mapping[str, Any]) -> str:
