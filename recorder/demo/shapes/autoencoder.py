@@ -69,7 +69,7 @@ def train_autoencoder(model: AutoencoderKL, steps: int, run: Run) -> bool:
         total: Tensor = (weight * (error.abs() + error.square())).mean() + LATENT_PULL * latents.square().mean()
         return total
 
-    held_out = [draw(run.scenes + index) for index in range(32)]
+    held_out = [draw(run.scenes + index) for index in range(min(run.scenes, 32))]
 
     def probe() -> dict[str, float]:
         target = pictures(held_out).to(model.device)

@@ -113,7 +113,8 @@ def train_denoiser(
         batch = latents[torch.from_numpy(chosen).to(device)]
         return model.loss(batch, prompts, times.to(device), noise.to(device), visible)
 
-    held_out = [scene for scene in (draw(run.scenes + index) for index in range(96)) if len(scene.objects) == 2]
+    unseen = [draw(run.scenes + index) for index in range(min(run.scenes, 96))]
+    held_out = [scene for scene in unseen if len(scene.objects) == 2]
     held_latents = encode(autoencoder, held_out) * autoencoder.config.scaling_factor
 
     def probe() -> dict[str, float]:

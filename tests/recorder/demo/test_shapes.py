@@ -82,7 +82,8 @@ def test_areas_of_the_shapes_are_those_of_geometry(scenes: list[Scene]) -> None:
     }
     for scene in scenes:
         for noun, mask in scene.masks.items():
-            assert 0.97 * area[noun](13.0) <= mask.sum() <= 1.03 * area[noun](14.5)
+            # Straight edges fall on whole pixels: up to one in 26 is lost or won.
+            assert 0.95 * area[noun](13.0) <= mask.sum() <= 1.05 * area[noun](14.5)
 
 
 def test_objects_of_a_pair_differ_and_do_not_touch(scenes: list[Scene]) -> None:
@@ -101,7 +102,7 @@ def test_objects_of_a_pair_differ_and_do_not_touch(scenes: list[Scene]) -> None:
 def test_captions_say_the_scene_in_any_order(scenes: list[Scene]) -> None:
     rng = np.random.default_rng(0)
     scene = next(scene for scene in scenes if len(scene.objects) == 2)
-    said = set(itertools.islice(captions(scene, rng), 200))
+    said = set(itertools.islice(captions(scene, rng), 1000))
     colours = {item.noun: item.colour for item in scene.objects}
     # Two orders, each object with or without its colour.
     assert len(said) == 8
@@ -126,9 +127,9 @@ def test_each_word_is_one_token_and_the_longest_caption_fits() -> None:
     from attlas.recorder.demo.shapes.vocabulary import MAX_TOKENS, build_tokenizer
 
     tokenizer = build_tokenizer()
-    for first, second in itertools.permutations(itertools.product(COLOURS, NOUNS), 2):
-        text = f"a {first[0]} {first[1]} and a {second[0]} {second[1]}"
-        ids = tokenizer(text).input_ids
+    objects = itertools.permutations(itertools.product(COLOURS, NOUNS), 2)
+    texts = [f"a {first[0]} {first[1]} and a {second[0]} {second[1]}" for first, second in objects]
+    for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
         words = ["<|startoftext|>", *(f"{word}</w>" for word in text.split()), "<|endoftext|>"]
         assert tokenizer.convert_ids_to_tokens(ids) == words
         assert len(ids) <= MAX_TOKENS
@@ -227,8 +228,8 @@ def test_requests_are_deterministic_and_prefixes_agree() -> None:
 
 
 def test_held_out_seeds_were_never_trained_on() -> None:
-    held_out = {entry["seed"] for seed in range(5) for entry in shapes.requests(300, seed=seed)}
-    assert len(held_out) == 1500
+    held_out = {entry["seed"] for seed in range(5) for entry in shapes.requests(100, seed=seed)}
+    assert len(held_out) == 500
     assert min(held_out) >= HELD_OUT_START > TRAINING_SCENES
     assert all(entry["seed"] < TRAINING_SCENES for entry in shapes.requests(50, seed=5990, split="train"))
 
@@ -263,7 +264,7 @@ def test_the_pipeline_draws_what_is_asked(pipeline: Any) -> None:
     import torch
 
     right = []
-    for entry in shapes.requests(3):
+    for entry in shapes.requests(2):
         call = {key: value for key, value in entry.items() if key not in ("id", "seed")}
         image = pipeline(**call, generator=torch.Generator().manual_seed(entry["seed"])).images[0]
         assert image.size == (SIZE, SIZE)
@@ -295,9 +296,12 @@ def test_the_folder_holds_what_the_code_builds(pipeline: Any) -> None:
     from attlas.recorder.demo.shapes.architecture import build_scheduler
     from attlas.recorder.demo.shapes.vocabulary import build_tokenizer
 
-    text = "a red disc and a blue zebra"
+    text = "a red disc and an odd cross"
     assert pipeline.tokenizer(text).input_ids == build_tokenizer()(text).input_ids
-    assert dict(pipeline.scheduler.config) == dict(build_scheduler().config)
+    stored, built = ({**scheduler.config} for scheduler in (pipeline.scheduler, build_scheduler()))
+    # Underscored entries are diffusers' own notes on how the object came to be.
+    public = {key for key in stored | built if not key.startswith("_")}
+    assert {key: stored[key] for key in public} == {key: built[key] for key in public}
 
 
 # --- training
