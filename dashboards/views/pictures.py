@@ -34,6 +34,7 @@ class PicturePane:
         self.size = size
         self.clicked = clicked
         self._drawn: dict[str, Any] = {}
+        self._inputs: dict[str, tuple[Any, ...]] = {}
         self._stream: Any = None
         self.pane = pn.pane.HoloViews(css_classes=[css_class], linked_axes=False, margin=0, visible=False)
 
@@ -59,28 +60,37 @@ class PicturePane:
             self.image = None
             return
         fresh = self.image is None or self.extent != (image.shape[0], image.shape[1])
-        drawn = self._drawn
-        if fresh or image is not self.image:
-            self.image = image
-            drawn = {**drawn, "picture": plots.picture(image, size=self.size)}
+        self.image = image
         values = _NOTHING if attention is None else attention
-        drawn = {
-            **drawn,
-            "heat": plots.heat(values, extent=self.extent, **style),
-            "frame": plots.outline(patch, grid, self.extent),
-        }
-        self._drawn = drawn
+        style = style if attention is not None else {}
+        extent = self.extent
+        changes = [
+            self._renew("picture", (image, extent), lambda: plots.picture(image, size=self.size)),
+            self._renew("heat", (values, extent, style), lambda: plots.heat(values, extent=extent, **style)),
+            self._renew("frame", (patch, grid, extent), lambda: plots.outline(patch, grid, extent)),
+        ]
         if fresh:
             self._build()
-        else:
-            self._stream.send(drawn)
+        elif any(changes):
+            self._stream.send(dict(self._drawn))
+
+    def _renew(self, name: str, inputs: tuple[Any, ...], make: Callable[[], Any]) -> bool:
+        """Draw a layer anew if its inputs changed; HoloViews passes over an element that is the same one."""
+        before = self._inputs.get(name, ())
+        same = len(before) == len(inputs) and all(
+            old is new if isinstance(new, xr.DataArray) else old == new for old, new in zip(before, inputs, strict=True)
+        )
+        if not same:
+            self._inputs[name] = inputs
+            self._drawn[name] = make()
+        return not same
 
     def _build(self) -> None:
         """Make the plot anew, for a picture of another shape; the clicks are those on the picture's element.
 
         One stream feeds all layers: each stream that sends makes HoloViews go through the whole plot.
         """
-        self._stream = hv.streams.Pipe(data=self._drawn)
+        self._stream = hv.streams.Pipe(data=dict(self._drawn))
         layers = {
             name: hv.DynamicMap(lambda data, name=name: data[name], streams=[self._stream])
             for name in ("picture", "heat", "frame")
