@@ -127,7 +127,7 @@ def _patch_figures(trace: Trace, image: xr.DataArray, reference: xr.DataArray) -
     for patch in spread_patches(true.notnull().all("coordinate").values, PATCHES):
         place = true.isel(y=patch[0], x=patch[1]).values
         made = maps.sram(trace, patch, keep=(), kind="image", layers=leaf.grid).isel(run=0).compute()
-        marked = framed_patch(map_figure(reference, made), (int(place[0]), int(place[1])), leaf.key_grid, GREEN)
+        marked = framed_patch(map_figure(reference, made), (round(float(place[0])), round(float(place[1]))), leaf.key_grid, GREEN)
         figures.append(Figure(framed_patch(large(image), patch, leaf.query_grid), f"patch {patch}", width=120))
         figures.append(Figure(marked, "looks at", width=120))
     return figures

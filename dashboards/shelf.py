@@ -11,7 +11,8 @@ def find_stores(paths: Iterable[str | Path]) -> tuple[dict[str, str], list[str]]
     """Find stores by name, and what is wrong with the rest, one line each.
 
     A path is a store, a folder of stores (looked into one level deep), or a URL, which is taken as it is. Only
-    the small root metadata is read. A name is the folder's own; where two are equal, with its parent's before it.
+    the small root metadata is read. Local paths become absolute. A name is the folder's own; where two are equal,
+    with its parent's before it.
     """
     found: list[str] = []
     problems: list[str] = []
@@ -45,7 +46,7 @@ def _look(path: Path, found: list[str], *, alone: bool) -> list[str]:
         return [f"{path}: zarr.json cannot be read: {err}"]
     attributes = root.get("attributes") if isinstance(root, Mapping) else None
     if isinstance(attributes, Mapping) and "attlas" in attributes:
-        found.append(str(path))
+        found.append(str(path.absolute()))
         return []
     # A folder may hold other zarr groups; they are none of our business unless asked for by name.
     return [f"{path}: a zarr store, but not of attlas"] if alone else []

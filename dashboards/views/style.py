@@ -17,7 +17,7 @@ SHEET = """
 :host(.attlas-card) { background: #fff; border: 1px solid #e5e7eb; border-radius: 10px; padding: 14px 18px 18px;
   box-sizing: border-box; }
 .attlas-label { font-size: 12px; color: #6b7280; }
-.attlas-muted { font-size: 12px; color: #9ca3af; }
+.attlas-muted { font-size: 12px; color: #6b7280; }
 .attlas-name { font-size: 19px; font-weight: 650; letter-spacing: -0.01em; }
 .attlas-readout { font-size: 14px; font-variant-numeric: tabular-nums; }
 .attlas-notice { font-size: 14px; background: #fef3c7; border: 1px solid #fcd34d; color: #78350f;
