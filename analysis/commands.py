@@ -73,9 +73,10 @@ def map_(store: str, name: str, **given: Any) -> None:
 @click.command()
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the scores as JSON here.")
+@click.option("--truth", metavar="STORE", help="Take the masks of the nouns from here, for runs of the same id.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def score(stores: tuple[str, ...], *, out: Path | None, as_json: bool, quiet: bool) -> None:
+def score(stores: tuple[str, ...], *, out: Path | None, truth: str | None, as_json: bool, quiet: bool) -> None:
     """Score the maps of each STORE against its annotations.
 
     Word maps, reference maps, and the numbers noted of each run; of several stores, side by side.
@@ -85,8 +86,9 @@ def score(stores: tuple[str, ...], *, out: Path | None, as_json: bool, quiet: bo
     from attlas.analysis import open_trace, scores
 
     traces = {store: open_trace(store) for store in stores}
+    known = None if truth is None else open_trace(truth)
     tables = {
-        store: scores.score(trace)
+        store: scores.score(trace, known)
         for store, trace in tqdm(traces.items(), "scoring", unit="store", disable=quiet or as_json)
     }
     told = {store: [table.to_json() for table in made] for store, made in tables.items()}

@@ -108,17 +108,24 @@ def patch_targets(
 
     Returns
     -------
-    ``(run, y, x, coordinate)``, float32, in memory: the patch that holds the mean of the true pixels; NaN where less
-    than half of the query patch has a truth.
+    ``(run, y, x, coordinate)``, float32, in memory, unit reference patches, not rounded: patch i has its centre at i.
+    The median over the pixels of the query patch, so that a seam inside it does not pull the truth between two
+    places; NaN where less than half of them have a truth.
     """
-    own = annotation.rename(image_y="y", image_x="x").compute()
-    given = own.notnull().astype(np.float32)
-    share = resample(given, query_grid, "area")
-    mean = resample(own.fillna(0), query_grid, "area") / share.where(share >= 0.5)
-    scale = xr.DataArray(np.divide(key_grid, reference, dtype=np.float64), dims="coordinate")
-    # Pixel i covers i .. i + 1, so its centre lies at i + 0.5.
-    made: xr.DataArray = xr.apply_ufunc(np.floor, (mean + 0.5) * scale).astype(np.float32)
-    return made.drop_vars(["y", "x"]).transpose("run", "y", "x", "coordinate")
+    values = annotation.values.astype(np.float32)
+    row_of, column_of = (
+        np.arange(size) * cells // size for size, cells in zip(values.shape[1:3], query_grid, strict=True)
+    )
+    made = np.full((len(values), *query_grid, 2), np.nan, np.float32)
+    for y, x in np.ndindex(*query_grid):
+        pixels = values[:, row_of == y][:, :, column_of == x].reshape(len(values), -1, 2)
+        for run, own in enumerate(pixels):
+            given = own[~np.isnan(own).any(1)]
+            if 2 * len(given) >= len(own):
+                made[run, y, x] = np.median(given, axis=0)
+    # Pixel i covers i .. i + 1, so its centre lies at i + 0.5; the same holds for patches.
+    places = (made + 0.5) * np.divide(key_grid, reference, dtype=np.float32) - 0.5
+    return xr.DataArray(places, dims=("run", "y", "x", "coordinate"), coords={"run": annotation["run"].values})
 
 
 def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
@@ -190,16 +197,15 @@ def _targets(trace: Trace, name: str, query_grid: tuple[int, int], key_grid: tup
 
 def _same_place(query_grid: tuple[int, int], key_grid: tuple[int, int]) -> xr.DataArray:
     """Give the reference patch at the same relative place as each query patch."""
-    places = (np.indices(query_grid) + 0.5) * (np.asarray(key_grid) / query_grid)[:, None, None]
-    return xr.DataArray(np.floor(places).astype(np.float32), dims=("coordinate", "y", "x"))
+    places = (np.indices(query_grid) + 0.5) * (np.asarray(key_grid) / query_grid)[:, None, None] - 0.5
+    return xr.DataArray(places.astype(np.float32), dims=("coordinate", "y", "x"))
 
 
 def _chance(true: xr.DataArray, key_grid: tuple[int, int], radius: int) -> xr.DataArray:
-    """Chance that a random reference patch lies within `radius` (Chebyshev) of the truth, mean over patches."""
-    last = xr.DataArray(np.asarray(key_grid) - 1, dims="coordinate")
-    sides = (true + radius).clip(max=last) - (true - radius).clip(min=0) + 1
-    cells = sides.isel(coordinate=0) * sides.isel(coordinate=1)
-    return (cells / (key_grid[0] * key_grid[1])).mean(("y", "x"))
+    """Chance that a random reference patch lies within `radius` of the truth, mean over patches."""
+    patches = xr.DataArray(np.indices(key_grid).reshape(2, -1).astype(np.float32), dims=("coordinate", "patch"))
+    near = ((patches - true) ** 2).sum("coordinate", skipna=False) <= radius**2
+    return near.mean("patch").where(true.notnull().all("coordinate")).mean(("y", "x"))
 
 
 def _run_score(name: str, values: xr.DataArray, meaning: str) -> Score:

@@ -1,5 +1,7 @@
 """Scores of a store against what was annotated while recording; each is a `ScoreTable`, which prints as a table."""
 
+from collections.abc import Callable
+
 from attlas.analysis.number_scores import score_numbers
 from attlas.analysis.reference_scores import score_reference
 from attlas.analysis.score_table import Score, ScoreTable
@@ -10,20 +12,28 @@ from attlas.schemas.errors import NotRecordedError
 __all__ = ["Score", "ScoreTable", "score", "score_numbers", "score_reference", "score_words"]
 
 
-def score(trace: Trace) -> list[ScoreTable]:
+def score(trace: Trace, truth: Trace | None = None) -> list[ScoreTable]:
     """All tables that the store's attention and annotations allow.
+
+    `truth` gives the masks of the word scores where it has runs of the same ids; see `score_words`.
 
     Raises
     ------
     NotRecordedError
         If there is none, with the reason for each.
     """
+    shared = truth is not None and set(truth.run_ids) & set(trace.run_ids)
+    makers: list[tuple[str | None, Callable[[], ScoreTable]]] = [
+        ("text", lambda: score_words(trace, truth=truth if shared else None)),
+        ("image", lambda: score_reference(trace)),
+        (None, lambda: score_numbers(trace)),
+    ]
     tables, reasons = [], []
-    for kind, function in (("text", score_words), ("image", score_reference), (None, score_numbers)):
+    for kind, make in makers:
         if kind is not None and kind not in trace.kinds:
             continue
         try:
-            tables.append(function(trace))
+            tables.append(make())
         except NotRecordedError as err:
             reasons.append(str(err))
     if not tables:

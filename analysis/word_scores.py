@@ -11,6 +11,7 @@ from attlas.analysis.normalise import threshold
 from attlas.analysis.resample import resample
 from attlas.analysis.score_table import Score, ScoreTable, score_of
 from attlas.analysis.trace import Trace
+from attlas.schemas.errors import NotRecordedError
 
 __all__ = ["score_words"]
 
@@ -18,7 +19,12 @@ Sample = tuple[str, str]
 
 
 def score_words(
-    trace: Trace, nouns: Iterable[str] | None = None, *, tau: float = 0.4, greedy_limit: int = 6
+    trace: Trace,
+    nouns: Iterable[str] | None = None,
+    *,
+    tau: float = 0.4,
+    greedy_limit: int = 6,
+    truth: Trace | None = None,
 ) -> ScoreTable:
     """Score DAAM maps against the masks of the nouns, all heads and chosen heads.
 
@@ -32,6 +38,9 @@ def score_words(
         Threshold of all hard maps.
     greedy_limit
         Most heads that the greedy choice takes.
+    truth
+        Where the masks are taken from, by run id; by default `trace` itself. A model with random weights draws
+        nothing that could be masked: the masks of the trained model's pictures say what its maps hit by chance.
 
     Returns
     -------
@@ -45,8 +54,11 @@ def score_words(
     NotRecordedError
         If nothing can be scored: no text attention or no masks.
     """
-    samples = head_choice.noun_samples(trace, nouns)
-    masks = head_choice.noun_masks(trace, samples)
+    truth = truth or trace
+    samples = [sample for sample in head_choice.noun_samples(truth, nouns) if sample[0] in trace.run_ids]
+    if not samples:
+        raise NotRecordedError(f"{trace.where} has no run of the same id as one with masks in {truth.where}")
+    masks = head_choice.noun_masks(truth, samples)
     by_head = head_choice.head_maps(trace, samples)
     released = by_head.mean(("layer", "head"))  # heads that a layer lacks are NaN and do not count
     hard = {

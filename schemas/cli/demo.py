@@ -14,15 +14,18 @@ from attlas.schemas.store import open_store
 __all__ = ["demo"]
 
 WORLDS = {
-    "shapes": ("text,self", "a text-to-image model of coloured shapes"),
-    "tryon": ("image,self", "a try-on model that puts a reference garment onto a figure"),
+    "shapes": (("text,self",), "a text-to-image model of coloured shapes"),
+    "tryon": (("image,self",), "a try-on model that puts a reference garment onto a figure"),
 }
-"""Name of each world, with the kinds of attention that its store holds."""
+"""Each world with the kinds of attention that its store holds (and further flags of `attlas record`)."""
 
 BASELINES = {
-    "shapes-random": ("text", "the same architecture with random weights"),
-    "tryon-random": ("image", "the same architecture with random weights"),
-    "tryon-swapped": ("image", "the trained model, shown the reference of another sample"),
+    "shapes-random": (
+        ("text", "--detail", "summary", "--branches", "cond"),
+        "the same architecture with random weights",
+    ),
+    "tryon-random": (("image",), "the same architecture with random weights"),
+    "tryon-swapped": (("image", "--detail", "summary"), "the trained model, shown the reference of another sample"),
 }
 """What the trained models are compared with; only what the scores need is kept of them."""
 
@@ -44,10 +47,10 @@ def demo(out: Path, samples: int, quiet: bool) -> None:
     places |= {baseline: out / "baselines" / f"{baseline}.zarr" for baseline in BASELINES}
     for name, (kinds, meaning) in {**WORLDS, **BASELINES}.items():
         click.secho(f"Recording {name}: {meaning}, {samples} held-out samples", bold=True)
-        _run("record", f"demo:{name}", places[name], "--samples", samples, "--kinds", kinds, *flags)
+        _run("record", f"demo:{name}", places[name], "--samples", samples, "--kinds", *kinds, *flags)
     stores = [places[world] for world in WORLDS]
     click.secho("Scoring the maps against the known truth", bold=True)
-    _run("score", *places.values(), "--out", out / "scores.json", *flags)
+    _run("score", *places.values(), "--truth", places["shapes"], "--out", out / "scores.json", *flags)
     click.secho("Writing the report", bold=True)
     _run("report", *stores, "--scores", out / "scores.json", "--out", out / "report.html", *flags)
     click.echo(f"\nReport     {out / 'report.html'}  (open it in any browser; it needs no network)")

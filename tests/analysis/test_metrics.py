@@ -94,9 +94,9 @@ def test_pck_by_hand():
     true = xr.DataArray([[[0, 0], [5, 5], [2, 2], [np.nan, np.nan]]], dims=("run", "point", "coordinate"))
     found = xr.DataArray([[[1, 1], [5, 7], [2, 2], [0, 0]]], dims=("run", "point", "coordinate"))
     # Offsets: 1 diagonally, 2, 0, and one point without truth.
-    assert metrics.pck(found, true, 1).values.tolist() == pytest.approx([2 / 3])
+    assert metrics.pck(found, true, 1).values.tolist() == pytest.approx([1 / 3])
     assert metrics.pck(found, true, 2).values.tolist() == [1]
-    assert metrics.pck(found, true, 1, distance="euclidean").values.tolist() == pytest.approx([1 / 3])
+    assert metrics.pck(found, true, 1, distance="chebyshev").values.tolist() == pytest.approx([2 / 3])
     assert np.isnan(metrics.pck(found, true * np.nan, 1))
     with pytest.raises(UnknownNameError, match="unknown distance 'euclid'; did you mean 'euclidean'"):
         metrics.pck(found, true, 1, distance="euclid")

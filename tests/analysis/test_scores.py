@@ -125,9 +125,9 @@ def test_reference_scores(reference):
     # At the same place the truth is 7 - 2x away: of columns 2..5 only 3 and 4 are within 1, and within 2.
     assert table["position_pck1"].value == table["position_pck2"].value == 0.5
     assert table["uv_lookup_pck1"].value == 1
-    assert table["chance_pck1"].value == pytest.approx(9 / 64, abs=1e-6)
-    # Five by five cells, cut at no edge: the truth lies in rows and columns 2 to 5.
-    assert table["chance_pck2"].value == pytest.approx(25 / 64, abs=1e-6)
+    assert table["chance_pck1"].value == pytest.approx(5 / 64, abs=1e-6)
+    # A disc of 13 cells, cut at no edge: the truth lies in rows and columns 2 to 5.
+    assert table["chance_pck2"].value == pytest.approx(13 / 64, abs=1e-6)
     assert (table["swapped_pck1"].value, table["swapped_pck1"].n) == (1, 1)
     assert (table["swapped_former_pck1"].value, table["swapped_former_pck1"].n) == (0.5, 1)
     assert table["r2g_imacs_finest"].value > 0.7
@@ -145,7 +145,7 @@ def test_peaks_from_the_summary_and_from_the_full_array(reference, monkeypatch):
     assert by_summary.sel(run="run0", y=3, x=1).values.tolist() == [3, 6]
 
 
-def test_true_patches_are_means_of_pixels_that_cover_half():
+def test_true_patches_are_medians_of_pixels_that_cover_half():
     import xarray as xr
 
     pixels = np.full((1, 4, 4, 2), np.nan, "f4")
@@ -199,3 +199,15 @@ def test_spread_is_that_of_the_mean():
     assert (made.value, made.n, made.ci95) == (2, 3, 1.131607)
     assert math.isnan(score_of("x", [], "").value)
     assert math.isnan(score_of("x", [1.0], "").ci95)
+
+
+def test_masks_of_another_store_stand_in_for_those_of_a_model_that_draws_nothing(words):
+    empty = simulate_store(runs=1, kinds=("text",), prompt="disc cross")
+    empty.group["annotations/disc"][...] = 0
+    with pytest.raises(NotRecordedError, match="no prompt holds a noun"):
+        scores.score_words(open_trace(empty).isel([0]), ["disc"])
+    full = open_trace(simulate_store(runs=2, kinds=("text",), prompt="disc cross"))
+    table = scores.score_words(open_trace(empty), ["disc"], truth=full)
+    assert table["noun_iou"].n == 1
+    with pytest.raises(NotRecordedError, match="no run of the same id"):
+        scores.score_words(words, truth=full)
