@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from attlas.schemas import round_mantissa, simulate_store
-from attlas.schemas.codecs import KEEP_BITS
-from attlas.schemas.errors import CorruptDataError, UnknownNameError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from attlas.schemas import round_mantissa, simulate_store
+from attlas.schemas.codecs import KEEP_BITS
+from attlas.schemas.errors import CorruptDataError, UnknownNameError
 
 
 @given(

@@ -4,11 +4,12 @@ import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from attlas.schemas import Leaf, array_layout, leaf_names
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 from attlas.schemas.layout import SHARD_BYTES
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def text_leaf(grid=(64, 64), heads=8, layers=5, keys=77, encoding="dense"):

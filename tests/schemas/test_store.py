@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+
 from attlas.schemas import Leaf, Manifest, create_store, open_store, simulate_store
 from attlas.schemas.errors import (
     InvalidValueError,

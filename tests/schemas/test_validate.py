@@ -4,9 +4,10 @@ import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
+
 from attlas.schemas import simulate_store, validate_store
 from attlas.schemas.cli.group import attlas
-from click.testing import CliRunner
 
 
 @pytest.fixture
