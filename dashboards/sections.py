@@ -127,7 +127,9 @@ def _patch_figures(trace: Trace, image: xr.DataArray, reference: xr.DataArray) -
     for patch in spread_patches(true.notnull().all("coordinate").values, PATCHES):
         place = true.isel(y=patch[0], x=patch[1]).values
         made = maps.sram(trace, patch, keep=(), kind="image", layers=leaf.grid).isel(run=0).compute()
-        marked = framed_patch(map_figure(reference, made), (round(float(place[0])), round(float(place[1]))), leaf.key_grid, GREEN)
+        # A place between patches belongs to the one whose centre is nearest; the last centre is half a patch inside.
+        row, column = (min(max(round(float(v)), 0), size - 1) for v, size in zip(place, leaf.key_grid, strict=True))
+        marked = framed_patch(map_figure(reference, made), (row, column), leaf.key_grid, GREEN)
         figures.append(Figure(framed_patch(large(image), patch, leaf.query_grid), f"patch {patch}", width=120))
         figures.append(Figure(marked, "looks at", width=120))
     return figures
