@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import paired_ratios, spread
+from pairs import paired_ratios, spread
 
 from attlas.recorder import Capture, Recorder
 
