@@ -21,9 +21,8 @@ SAMPLE = 1024
 def describe(pipe: Any, capture: Capture, kinds: tuple[str, ...]) -> Manifest:
     """Manifest of recordings of `pipe` under `capture`; `kinds` are those that it really takes."""
     settings = {**capture.to_json(), "kinds": list(kinds)}
-    name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
     return Manifest(
-        model=Path(name).name if Path(name).exists() else name,
+        model=_name(pipe),
         model_digest=model_digest(pipe),
         pipeline=type(pipe).__name__,
         scheduler=_scheduler(pipe),
@@ -35,6 +34,16 @@ def describe(pipe: Any, capture: Capture, kinds: tuple[str, ...]) -> Manifest:
             },
         },
     )
+
+
+def _name(pipe: Any) -> str:
+    """Return the name under which the pipeline was loaded: a hub id, or a folder without the way to it."""
+    name = str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
+    folder = Path(name)
+    if not folder.exists():
+        return name
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "pipeline" else folder.name
 
 
 def _scheduler(pipe: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from attlas.recorder.capture import Capture
 from attlas.recorder.families import Family, denoiser_of, family_of
+from attlas.recorder.observe import is_compiled
 from attlas.recorder.rehearsal import rehearse
 from attlas.schemas.errors import CaptureError, unknown_name
 
@@ -37,7 +38,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Subject:
-    """A pipeline and what is wanted of it. ``orders`` counts the known kernel calls in one pass of each module."""
+    """A pipeline and what is wanted of it.
+
+    ``orders`` counts the known kernel calls in one pass of each module; ``compiled`` says whether torch.compile is at
+    work.
+    """
 
     pipe: Any
     family: Family
@@ -45,6 +50,7 @@ class Subject:
     capture: Capture
     sites: tuple[Site, ...]
     orders: Mapping[str, int]
+    compiled: bool
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -134,7 +140,9 @@ def select(pipe: Any, capture: Capture) -> Subject:
         for branch in capture.branches:
             if branch not in family.branch_names:
                 raise unknown_name("branch", branch, family.branch_names, where=type(pipe).__name__)
-    return Subject(pipe, family, denoiser, capture, tuple(chosen), dict(Counter(site.path for site in found)))
+    orders = Counter(site.path for site in found)
+    compiled = is_compiled(denoiser_of(pipe, family))
+    return Subject(pipe, family, denoiser, capture, tuple(chosen), orders, compiled)
 
 
 def _sites(denoiser: nn.Module, family: Family) -> list[Site]:

@@ -1,6 +1,7 @@
 """One recorded call of a pipeline: its rows in the store, its writer, and what is written when the picture is there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,14 @@ from attlas.schemas.errors import ObservationError
 
 __all__ = ["Annotate", "Job"]
 
-QUEUE_BYTES = 256 * 2**20
-"""Copies on their way to the writer; the pipeline waits when there are more."""
-
 Annotate = Callable[[dict[str, Any], NDArray[np.uint8]], Mapping[str, Any]]
 
 
 class Job:
     """The runs that one call of the pipeline makes.
+
+    The pipeline's thread only looks and copies; claiming rows, encoding and writing happen in the writer's thread,
+    which alone touches the store's rows.
 
     Parameters
     ----------
@@ -36,6 +37,8 @@ class Job:
         What is recorded, and where to.
     store
         The open store, or None where the first denoiser call is to make it.
+    sink
+        The writer's queue.
     request
         What is asked of the pipeline.
     wanted
@@ -50,23 +53,26 @@ class Job:
         manifest: Manifest,
         path: str | None,
         store: Store | None,
+        sink: Sink,
         request: Request,
-        wanted: Sequence[str],
+        wanted: Collection[str],
         capacity: int,
     ) -> None:
         self.store = store
+        self.done = False
         self._subject = subject
         self._manifest = manifest
         self._path = path
+        self._sink = sink
         self._request = request
         self._wanted = wanted
         self._capacity = capacity
         self._rows: list[int | None] = []
         self._scribe: Scribe | None = None
-        self._sink: Sink[Copied] | None = None
+        self._cancelled = False
 
     def open(self, geometry: Geometry) -> Callable[[Copied], None]:
-        """Make the store or check that the run fits into it, claim the rows, and start the writer."""
+        """Make the store or check that the run fits into it; return what takes the copies of kernel calls."""
         request = self._request
         reference = None if request.references is None else request.references[0].shape[:2]
         fit = (
@@ -80,51 +86,77 @@ class Job:
             if self.store is None:
                 self.store = make_store(self._path, self._manifest, *fit)
             check_geometry(self.store, *fit)
-            self._claim(self.store)
-        scribe = Scribe(self.store, self._rows)
-        what = f"run {request.ids[0]!r}"
-
-        def consume(copied: Copied) -> None:
-            with storing(self._path, what):
-                scribe.write(copied)
-
-        sink = Sink(consume, QUEUE_BYTES)
-        self._scribe, self._sink = scribe, sink
-        return lambda copied: sink.put(copied, copied.bytes)
+        # Here and not in the writer, because the next call of the pipeline uses the same tokenizer.
+        labels = self._labels(self.store)
+        self._put(partial(self._claim, self.store, labels))
+        return self._deliver
 
     def complete(self, clock: Clock, output: Any, annotate: Annotate | None) -> None:
-        """Wait for the writer, write the labels and the pictures, and mark the runs complete."""
-        if self.store is None or self._sink is None or self._scribe is None:
+        """Hand the pictures and what is known of them to the writer, which then marks the runs complete."""
+        if self.store is None:
             raise ObservationError("the pipeline ended before its first denoiser call did; nothing was recorded")
-        self._sink.close()
-        self._scribe.finish()
+        request = self._request
         pictures = generated_pictures(output)
-        if len(pictures) != len(self._rows):
-            raise ObservationError(f"the pipeline gave {len(pictures)} pictures where {len(self._rows)} were expected")
-        for place, row in enumerate(self._rows):
-            if row is None:
-                continue
-            extra = {} if annotate is None else annotate(self._request.shown(place), pictures[place])
-            with storing(self._path, f"run {self._request.ids[place]!r}"):
-                check_present(self.store)
-                self._describe(self.store, place, row, clock)
-                self.store.write_image(row, pictures[place])
-                if self._request.references is not None:
-                    self.store.write_reference(row, self._request.references[place])
-                self.store.write_annotations(row, {**self._request.annotations[place], **extra})
-                self.store.complete_run(row)
+        if len(pictures) != request.pictures:
+            raise ObservationError(f"the pipeline gave {len(pictures)} pictures where {request.pictures} were expected")
+        annotations = []
+        for place, picture in enumerate(pictures):
+            wanted = annotate is not None and request.ids[place] in self._wanted
+            extra = annotate(request.shown(place), picture) if annotate is not None and wanted else {}
+            annotations.append({**request.annotations[place], **extra})
+        times: dict[str, Sequence[Any]] = {
+            "steps": clock.steps,
+            "timesteps": list(clock.timesteps),
+            "sigmas": clock.sigmas,
+        }
+        self._put(partial(self._finish, self.store, times, pictures, annotations))
+
+    def cancel(self) -> None:
+        """Let the writer pass over what is still queued of this job."""
+        self._cancelled = True
 
     def release(self) -> None:
-        """Stop the writer and give back rows that are not complete; after `complete` there are none."""
-        if self._sink is not None:
-            self._sink.abort()
-        if self.store is not None:
+        """Give back rows that are not complete. The writer must be idle or gone."""
+        if self.store is not None and not self.done:
             for row in self._rows:
                 if row is not None:
                     self.store.release(row)
-        self._sink = self._scribe = None
+        self._scribe = None
 
-    def _claim(self, store: Store) -> None:
+    def _put(self, work: Callable[[], None], size: int = 0) -> None:
+        def guarded() -> None:
+            if not self._cancelled:
+                with storing(self._path, f"run {self._request.ids[0]!r}"):
+                    work()
+
+        self._sink.put(guarded, size)
+
+    def _deliver(self, copied: Copied) -> None:
+        self._put(partial(self._write, copied), copied.bytes)
+
+    def _labels(self, store: Store) -> dict[tuple[str, int, int], TokenLabels]:
+        """Token labels by leaf, picture and branch."""
+        return {
+            (name, place, number): self._tokens(place, branch, leaf.keys)
+            for name, leaf in store.leaves.items()
+            if leaf.kind == "text"
+            for place in range(self._request.pictures)
+            for number, branch in enumerate(store.branches)
+        }
+
+    def _tokens(self, place: int, branch: str, keys: int) -> TokenLabels:
+        request = self._request
+        if branch == "cond":
+            text, embedded = request.prompts[place], "prompt_embeds"
+        else:
+            text, embedded = request.negatives[place] or "", "negative_prompt_embeds"
+        if text is None or embedded in request.arguments:
+            return unlabelled(keys)
+        return label_tokens(self._subject.pipe, text, keys)
+
+    # In the writer's thread
+
+    def _claim(self, store: Store, labels: Mapping[tuple[str, int, int], TokenLabels]) -> None:
         request = self._request
         left = self._capacity
         for place, run in enumerate(request.ids):
@@ -140,37 +172,43 @@ class Job:
             )
             self._rows.append(row)
             left -= 1
-
-    def _describe(self, store: Store, place: int, row: int, clock: Clock) -> None:
-        """Write clock and token labels of one run."""
-        kept = [int(call) for call in store.group["t"][...]]
-        store.write_clock(
-            row,
-            steps=[clock.steps[call] for call in kept],
-            timesteps=[clock.timesteps[call] for call in kept],
-            sigmas=[clock.sigmas[call] for call in kept],
-        )
-        for name, leaf in store.leaves.items():
-            if leaf.kind != "text":
-                continue
-            for number, branch in enumerate(store.branches):
-                labels = self._tokens(place, branch, leaf.keys)
+        for (name, place, number), label in labels.items():
+            labelled = self._rows[place]
+            if labelled is not None:
                 store.write_tokens(
                     name,
-                    row,
+                    labelled,
                     number,
-                    tokens=labels.tokens,
-                    segments=labels.segments,
-                    starts=labels.starts,
-                    ends=labels.ends,
+                    tokens=label.tokens,
+                    segments=label.segments,
+                    starts=label.starts,
+                    ends=label.ends,
                 )
+        self._scribe = Scribe(store, self._rows)
 
-    def _tokens(self, place: int, branch: str, keys: int) -> TokenLabels:
-        request = self._request
-        if branch == "cond":
-            text, embedded = request.prompts[place], "prompt_embeds"
-        else:
-            text, embedded = request.negatives[place] or "", "negative_prompt_embeds"
-        if text is None or embedded in request.arguments:
-            return unlabelled(keys)
-        return label_tokens(self._subject.pipe, text, keys)
+    def _write(self, copied: Copied) -> None:
+        if self._scribe is not None:
+            self._scribe.write(copied)
+
+    def _finish(
+        self,
+        store: Store,
+        times: Mapping[str, Sequence[Any]],
+        pictures: Sequence[NDArray[np.uint8]],
+        annotations: Sequence[Mapping[str, Any]],
+    ) -> None:
+        if self._scribe is not None:
+            self._scribe.finish()
+        check_present(store)
+        kept = [int(call) for call in store.group["t"][...]]
+        for place, row in enumerate(self._rows):
+            if row is None:
+                continue
+            store.write_clock(row, **{name: [values[call] for call in kept] for name, values in times.items()})
+            store.write_image(row, pictures[place])
+            if self._request.references is not None:
+                store.write_reference(row, self._request.references[place])
+            store.write_annotations(row, annotations[place])
+            store.complete_run(row)
+        self.done = True
+        self._scribe = None

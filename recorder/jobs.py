@@ -77,12 +77,13 @@ def record(
         if not prepared:
             raise InvalidValueError("there are no requests; give at least one")
         _check_ids(prepared)
-        todo = [request for request in prepared if recorder.unfinished(request)]
-        left = sum(len(recorder.unfinished(request)) for request in todo)
+        todo = recorder.unfinished(prepared)
+        left = sum(len(wanted) for _, wanted in todo)
         with _bar(pipe, len(todo), show=progress) as ticked:
-            for request in todo:
-                recorder.run(request, capacity=left, ticked=ticked)
-                left -= request.pictures
+            for request, wanted in todo:
+                recorder.run(request, wanted, capacity=left, wait=False, ticked=ticked)
+                left -= len(wanted)
+            recorder.flush()
     return recorder.store
 
 

@@ -4,10 +4,9 @@ A torch function mode sees `scaled_dot_product_attention`; hooks tell which modu
 replaced: the kernel gets the tensors that it would have got, and its result goes where it would have gone.
 """
 
-import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from attlas.schemas.errors import ObservationError
 
-__all__ = ["Sighting", "Watch"]
+__all__ = ["Sighting", "Watch", "is_compiled"]
 
 _KERNEL = F.scaled_dot_product_attention
 _PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -49,6 +48,7 @@ class _Frame:
     path: str
     grid: tuple[int, int] | None
     seen: int = 0
+    mode: ExitStack = field(default_factory=ExitStack)
 
 
 class Watch:
@@ -65,7 +65,9 @@ class Watch:
     note
         Called inside the kernel's call, before anything else computes.
     begin, end
-        Called before and after each forward pass of `denoiser`: `begin` with its arguments by name.
+        Called before and after each forward pass of `denoiser`: `begin` with its arguments.
+    compiled
+        Whether `denoiser` runs under `torch.compile`.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Watch:
         *,
         begin: Callable[[tuple[Any, ...], dict[str, Any]], None] | None = None,
         end: Callable[[], None] | None = None,
+        compiled: bool = False,
     ) -> None:
         self._denoiser = denoiser
         self._paths = frozenset(paths)
@@ -85,6 +88,8 @@ class Watch:
         self._frames: list[_Frame] = []
         self._grids: list[tuple[int, int] | None] = []
         self._exit = ExitStack()
+        self._compiled = compiled
+        self._mode = _Mode(self._untraced(self._see))
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -94,28 +99,38 @@ class Watch:
                 elif isinstance(module, Transformer2DModel):
                     self._hook(stack, module, self._enter_transformer, self._leave_transformer)
             self._hook(stack, self._denoiser, self._enter_denoiser, self._leave_denoiser)
-            stack.enter_context(_Mode(_untraced(self._see)))
+            if self._compiled:
+                # Traced code must find the mode where it was traced: around everything.
+                stack.enter_context(self._mode)
             self._exit = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # torch runs no hook after a KeyboardInterrupt, so that modules may still be open.
+        while self._frames:
+            self._close_frame()
         self._exit.close()
-        self._frames.clear()
         self._grids.clear()
 
-    @staticmethod
-    def _hook(stack: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+    def _hook(
+        self, stack: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]
+    ) -> None:
         for handle in (
-            module.register_forward_pre_hook(_untraced(before), with_kwargs=True),
-            module.register_forward_hook(_untraced(after), always_call=True),
+            module.register_forward_pre_hook(self._untraced(before), with_kwargs=True),
+            module.register_forward_hook(self._untraced(after), always_call=True),
         ):
             stack.callback(handle.remove)
 
+    def _untraced(self, function: Callable[..., None]) -> Callable[..., None]:
+        """Keep torch.compile out of `function`; elsewhere its tracer, which takes seconds to load, is not needed."""
+        if not self._compiled:
+            return function
+        disable: Callable[[Callable[..., None]], Callable[..., None]] = torch.compiler.disable
+        return disable(function)
+
     def _enter_denoiser(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._frames.clear()
-        self._grids.clear()
         if self._begin is not None:
             self._begin(args, kwargs)
 
@@ -138,11 +153,19 @@ class Watch:
         def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             grid = _picture_grid(args, kwargs) or (self._grids[-1] if self._grids else None)
             self._frames.append(_Frame(path, grid))
+            if not self._compiled:
+                # Only around the modules that are watched: passing every call of a model on takes its time.
+                self._frames[-1].mode.enter_context(self._mode)
 
         return enter
 
+    def _close_frame(self) -> _Frame:
+        frame = self._frames.pop()
+        frame.mode.close()
+        return frame
+
     def _leave_attention(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        frame = self._frames.pop() if self._frames else None
+        frame = self._close_frame() if self._frames else None
         if output is not None and frame is not None and frame.seen == 0:
             raise ObservationError(_unseen(frame.path, module))
 
@@ -188,12 +211,9 @@ class _Mode(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _untraced(function: Callable[..., None]) -> Callable[..., None]:
-    """Keep torch.compile out of `function`; it can be there only where its tracer is loaded, which takes seconds."""
-    if "torch._dynamo" not in sys.modules:
-        return function
-    kept_out: Callable[..., None] = torch.compiler.disable(function)
-    return kept_out
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile is at work in `module` or in a part of it."""
+    return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules())
 
 
 def _picture_grid(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:

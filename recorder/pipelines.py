@@ -56,7 +56,9 @@ def load_pipeline(name: str | Path) -> Any:
     text = str(name)
     if text.startswith("demo:"):
         world, trained, _ = _demo(text)
-        return importlib.import_module(f"attlas.recorder.demo.{world}").load(trained=trained)
+        pipe = importlib.import_module(f"attlas.recorder.demo.{world}").load(trained=trained)
+        pipe.register_to_config(_name_or_path=text)
+        return pipe
     folder = Path(text)
     if folder.exists():
         return _load(_class_of(folder), text)

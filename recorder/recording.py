@@ -1,7 +1,7 @@
 """The recorder: runs a pipeline under observation and writes what its attention did into a store."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +16,15 @@ from attlas.recorder.inventory import Subject, select
 from attlas.recorder.job import Annotate, Job
 from attlas.recorder.observe import Watch
 from attlas.recorder.requests import Request, accepted_arguments, prepare
+from attlas.recorder.sink import Sink
 from attlas.recorder.take import Take
 from attlas.schemas import Manifest, Store
 from attlas.schemas.errors import AttlasError, NotRecordedError, ObservationError, StoreMismatchError
 
 __all__ = ["Annotate", "Recorder"]
+
+QUEUE_BYTES = 256 * 2**20
+"""Copies on their way to the writer; the pipeline waits when there are more."""
 
 _observed: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
@@ -79,6 +83,8 @@ class Recorder:
         self._store: Store | None = None
         self._subject: Subject | None = None
         self._manifest: Manifest | None = None
+        self._sink: Sink | None = None
+        self._jobs: list[Job] = []
 
     def __enter__(self) -> Self:
         """Check all that can be checked before the pipeline runs."""
@@ -103,6 +109,9 @@ class Recorder:
         subject, self._subject, self._pipe, self._annotate = self._subject, None, None, None
         if subject is not None:
             _observed.discard(subject.denoiser)
+        if error is None:
+            self.flush()
+        self._stop()
         if self._store is None:
             return
         if error is None:
@@ -149,55 +158,104 @@ class Recorder:
         given = {**dict(zip(accepted_arguments(self._pipe), args, strict=False)), **arguments}
         extra = {"seed": seed, "annotations": annotations, "id": id}
         request = {**given, **{key: value for key, value in extra.items() if value is not None}}
-        return self.run(prepare(subject, request, self._next_id()))
+        prepared = prepare(subject, request, self._next_id())
+        missing = self.unfinished([prepared])
+        if not missing:
+            raise StoreMismatchError(
+                f"run {prepared.ids[0]!r} of {self._path or 'the store in memory'} is complete; choose another id"
+            )
+        return self.run(*missing[0])
 
     def prepare(self, request: Mapping[str, Any], name: str) -> Request:
         """Check a request without running it; `name` is its id where it has none."""
         return prepare(self._entered(), request, name)
 
-    def unfinished(self, request: Request) -> list[str]:
-        """Ids of the runs of `request` that the store does not hold complete.
+    def unfinished(self, requests: Iterable[Request]) -> list[tuple[Request, list[str]]]:
+        """Find the requests that are not wholly in the store, each with the ids of the runs that it lacks.
 
         Raises
         ------
         StoreMismatchError
-            If the store has a run of that id from another request.
+            If the store has a run of such an id from another request.
         """
+        requests = list(requests)
         if self._store is None:
-            return list(request.ids)
-        held = dict(zip(self._store.run_ids, self._store.complete, strict=True))
-        texts = self._store.group["request"][...]
-        for row, run in enumerate(self._store.run_ids):
-            if run in request.ids and str(texts[row]) != request.text:
-                raise StoreMismatchError(
-                    f"run {run!r} of {self._path or 'the store in memory'} was recorded from another request; give "
-                    f"this one another id\n  store {texts[row]}\n  got   {request.text}"
-                )
-        return [run for run in request.ids if not held.get(run, False)]
+            return [(request, list(request.ids)) for request in requests]
+        self.flush()
+        texts = (str(text) for text in self._store.group["request"][...])
+        held = dict(zip(self._store.run_ids, zip(self._store.complete, texts, strict=True), strict=True))
+        missing = []
+        for request in requests:
+            for run in request.ids:
+                if run in held and held[run][1] != request.text:
+                    raise StoreMismatchError(
+                        f"run {run!r} of {self._path or 'the store in memory'} was recorded from another request; "
+                        f"give this one another id\n  store {held[run][1]}\n  got   {request.text}"
+                    )
+            wanted = [run for run in request.ids if run not in held or not held[run][0]]
+            if wanted:
+                missing.append((request, wanted))
+        return missing
 
-    def run(self, request: Request, *, capacity: int = 1, ticked: Callable[[int], None] | None = None) -> Any:
-        """Run and record a prepared request.
+    def run(
+        self,
+        request: Request,
+        wanted: Collection[str],
+        *,
+        capacity: int = 1,
+        wait: bool = True,
+        ticked: Callable[[int], None] | None = None,
+    ) -> Any:
+        """Run a prepared request, record its runs `wanted`, and return the pipeline's output.
 
         `capacity` is the number of runs still to come; `ticked` is called after each denoiser call with the number
-        of calls of the run. Runs that are complete already are not written again.
+        of calls of the run. Without `wait`, the writer may still be at work on this run while the next one is made;
+        `flush` waits for it.
         """
         subject = self._entered()
-        wanted = self.unfinished(request)
-        if not wanted:
-            raise StoreMismatchError(
-                f"run {request.ids[0]!r} of {self._path or 'the store'} is complete; choose another id"
-            )
-        job = Job(subject, self._named_manifest(), self._path, self._store, request, wanted, capacity)
+        manifest = self._manifest or describe(subject.pipe, self._capture, subject.kinds)
+        if self._sink is None or self._sink.stopped:
+            self._sink = Sink(QUEUE_BYTES)
+        job = Job(subject, manifest, self._path, self._store, self._sink, request, wanted, capacity)
+        self._jobs = [*(other for other in self._jobs if not other.done), job]
         take = Take(subject, request.pictures, job.open, ticked or _ignore)
-        with ExitStack() as stack:
-            stack.callback(self._keep_store, job)
-            stack.callback(job.release)
-            stack.callback(take.forget)
-            paths = {site.path for site in subject.sites}
-            with Watch(subject.denoiser, paths, take.note, begin=take.begin, end=take.end):
+        paths = {site.path for site in subject.sites}
+        with ExitStack() as always, ExitStack() as failing:
+            always.callback(take.forget)
+            always.callback(self._keep_store, job)
+            failing.callback(self._give_up, job)
+            compiled = subject.compiled
+            with Watch(subject.denoiser, paths, take.note, begin=take.begin, end=take.end, compiled=compiled):
                 output = subject.pipe(**request.pipeline_arguments())
             job.complete(take.check_finished(), output, self._annotate)
+            if wait:
+                self._sink.drain()
+            failing.pop_all()
         return output
+
+    def flush(self) -> None:
+        """Wait until everything that was recorded is in the store, and raise what went wrong on the way."""
+        if self._sink is not None:
+            self._sink.drain()
+
+    def _give_up(self, job: Job) -> None:
+        """Drop what is queued of a run that failed; earlier runs are still written, where the writer lives."""
+        job.cancel()
+        if self._sink is not None:
+            self._sink.settle()
+            if self._sink.stopped:
+                self._stop()
+        job.release()
+
+    def _stop(self) -> None:
+        """End the writer and give back the rows of runs that are not complete."""
+        if self._sink is not None:
+            self._sink.settle()
+            self._sink.abort()
+        self._sink = None
+        for job in self._jobs:
+            job.release()
+        self._jobs = []
 
     def _keep_store(self, job: Job) -> None:
         self._store = job.store
@@ -208,11 +266,6 @@ class Recorder:
                 "the recorder records only inside its 'with': with Recorder(pipe, path) as rec: rec(...)"
             )
         return self._subject
-
-    def _named_manifest(self) -> Manifest:
-        if self._manifest is None:
-            raise ObservationError("the recorder has no manifest outside its 'with'")
-        return self._manifest
 
     def _next_id(self) -> str:
         """Return the first running number that no run has."""

@@ -1,69 +1,85 @@
-"""A bounded queue and the one thread that empties it."""
+"""A bounded queue of work and the one thread that does it."""
 
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
 
 import torch
 
 __all__ = ["Sink"]
 
-Item = TypeVar("Item")
+Work = Callable[[], None]
 
 
-class Sink(Generic[Item]):
-    """Hands items to `consume` in another thread, in order; `put` waits while too many bytes are on their way.
+class Sink:
+    """Does pieces of work in another thread, in order; `put` waits while too many bytes are on their way.
 
-    An error in `consume` stops the thread and is raised by the next `put`, or by `close`.
+    An error in a piece of work stops the thread for good; it is raised by the next `put`, `drain` or `close`.
 
     Examples
     --------
-    >>> seen = []
-    >>> sink = Sink(seen.append, limit=100)
-    >>> sink.put("a", 10)
+    >>> done = []
+    >>> sink = Sink(limit=100)
+    >>> sink.put(lambda: done.append("a"), 10)
     >>> sink.close()
-    >>> seen
+    >>> done
     ['a']
     """
 
-    def __init__(self, consume: Callable[[Item], None], limit: int) -> None:
-        self._consume = consume
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._items: deque[tuple[Item, int]] = deque()
+        self._queue: deque[tuple[Work, int]] = deque()
         self._bytes = 0
+        self._busy = False
         self._closed = False
         self._stopped = False
         self._change = threading.Condition()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="attlas-writer")
-        self._work: Future[None] = self._pool.submit(self._run)
+        self._thread: Future[None] = self._pool.submit(self._run)
 
-    def put(self, item: Item, size: int) -> None:
-        """Queue `item` of `size` bytes; one larger than the limit waits until it is alone."""
+    @property
+    def stopped(self) -> bool:
+        """Whether the thread has ended, by an error or because it was closed."""
+        return self._stopped
+
+    def put(self, work: Work, size: int = 0) -> None:
+        """Queue `work` that holds `size` bytes; one larger than the limit waits until it is alone."""
         with self._change:
             while self._bytes and self._bytes + size > self._limit and not self._stopped:
                 self._change.wait()
             if not self._stopped:
-                self._items.append((item, size))
+                self._queue.append((work, size))
                 self._bytes += size
                 self._change.notify_all()
                 return
-        self._work.result()
+        self._thread.result()
+
+    def settle(self) -> None:
+        """Wait until there is nothing to do, or the thread has ended."""
+        with self._change:
+            while (self._queue or self._busy) and not self._stopped:
+                self._change.wait()
+
+    def drain(self) -> None:
+        """Wait until everything is done, and raise what went wrong."""
+        self.settle()
+        if self._stopped:
+            self._thread.result()
 
     def close(self) -> None:
-        """Wait until everything is consumed, and raise what went wrong."""
+        """End the thread when everything is done, and raise what went wrong."""
         with self._change:
             self._closed = True
             self._change.notify_all()
         self._pool.shutdown()
-        self._work.result()
+        self._thread.result()
 
     def abort(self) -> None:
-        """Stop after the item at work; the rest is dropped, and so is any error. After `close` it does nothing."""
+        """End the thread after the work at hand; the rest is dropped, and so is any error."""
         with self._change:
             self._closed = True
-            self._items.clear()
+            self._queue.clear()
             self._change.notify_all()
         self._pool.shutdown()
 
@@ -71,18 +87,23 @@ class Sink(Generic[Item]):
         try:
             with torch.no_grad():
                 while (entry := self._next()) is not None:
-                    self._consume(entry[0])
+                    entry[0]()
                     with self._change:
+                        self._busy = False
                         self._bytes -= entry[1]
                         self._change.notify_all()
+                    del entry
         finally:
             with self._change:
                 self._stopped = True
-                self._items.clear()
+                self._queue.clear()
                 self._change.notify_all()
 
-    def _next(self) -> tuple[Item, int] | None:
+    def _next(self) -> tuple[Work, int] | None:
         with self._change:
-            while not self._items and not self._closed:
+            while not self._queue and not self._closed:
                 self._change.wait()
-            return self._items.popleft() if self._items else None
+            if not self._queue:
+                return None
+            self._busy = True
+            return self._queue.popleft()

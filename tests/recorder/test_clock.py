@@ -132,7 +132,7 @@ def test_more_calls_than_planned(pipe):
         Recorder(pipe, None, CAPTURE) as rec,
         pytest.raises(ObservationError, match="2th time in a run of 1 calls; pipelines that compute guidance"),
     ):
-        rec.run(rec.prepare({"prompt": "a cat"}, "0"))
+        rec(prompt="a cat")
 
 
 def test_a_run_that_is_interrupted_is_not_complete(pipe, tmp_path):
@@ -144,4 +144,5 @@ def test_a_run_that_is_interrupted_is_not_complete(pipe, tmp_path):
         with pytest.raises(ObservationError, match="the run ended after 2 of 4 denoiser calls"):
             rec(prompt="a cat", seed=0, num_inference_steps=4, callback_on_step_end=stop)
         rec(prompt="a cat", seed=0, num_inference_steps=4)
-    assert rec.store.complete.tolist() == [False, True]
+    assert dict(zip(rec.store.run_ids, rec.store.complete, strict=True))["0001"]
+    assert rec.store.complete.sum() == 1

@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    PaintByExamplePipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
@@ -12,9 +13,16 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
+from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintByExampleImageEncoder
 from PIL import Image
 from tiny_pipelines import autoencoder, draw, parts, text_encoder, tokenizer, unet
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
 
 from attlas.recorder import Capture, Family, Recorder, families, register_family, sites
 from attlas.recorder.demo.tryon import TryOnPipeline
@@ -147,6 +155,32 @@ def test_instruct_pix2pix_has_three_branches_in_its_own_order():
     assert [list(branch).count("word") for branch in words] == [2, 0, 0]
     attention = rec.store.group["text/8x8/log_attention"][0]
     assert not np.array_equal(attention[0], attention[1])
+
+
+def test_paint_by_example_looks_at_one_class_token():
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=5, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    pipe = quiet(
+        PaintByExamplePipeline(
+            vae=seeded(autoencoder),
+            image_encoder=seeded(PaintByExampleImageEncoder, config=config, proj_size=16),
+            unet=seeded(unet, channels=9),
+            scheduler=ddim(),
+            safety_checker=None,
+            feature_extractor=CLIPImageProcessorPil(crop_size={"height": 32, "width": 32}, size={"shortest_edge": 32}),
+            requires_safety_checker=False,
+        )
+    )
+    request = {"image": picture(90), "mask_image": picture(255), "example_image": picture(9, 20)}
+    request |= {"height": 16, "width": 16}
+    plain = draw(pipe, **request)
+    with Recorder(pipe, None, Capture()) as rec, pytest.warns(UserWarning, match="softmax over keys is 1"):
+        seen = rec(**request, num_inference_steps=2, seed=0, output_type="np").images
+    np.testing.assert_array_equal(seen, plain)
+    assert rec.store.branches == ("uncond", "cond")
+    assert rec.store.leaves["image/8x8"].key_segments == ("cls",)
+    assert rec.store.reference_shape == (20, 20)
 
 
 def test_inpainting():

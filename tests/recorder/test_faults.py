@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,16 @@ def assert_equal_stores(path, other):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 sys.path.insert(0, {folder!r})
 from tiny_pipelines import make_pipe
 from attlas.recorder import Capture, record
+from attlas.schemas import open_store
 
 def kill(pipe, step, timestep, tensors):
     if pipe.count == {after}:
+        while open_store({path!r}).complete.sum() < 2:
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     pipe.count += 1
     return tensors
@@ -66,12 +70,12 @@ record(pipe, {path!r}, {requests!r}, Capture(kinds=("text", "self")), progress=F
 
 
 def test_a_killed_recording_goes_on_where_it_stopped(tmp_path):
-    # Six of eight denoiser calls: two runs are complete, the third is at work.
+    # At the sixth of eight denoiser calls: two runs are complete, the third is at work.
     code = KILLED.format(folder=str(Path(__file__).parent), path=str(tmp_path / "killed"), requests=REQUESTS, after=5)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     before = open_store(tmp_path / "killed")
-    assert before.complete.tolist()[:3] == [True, True, False]
+    assert before.complete.tolist()[:2] == [True, True]
     kept = {name: values[:2] for name, values in everything(tmp_path / "killed").items() if name.endswith("attention")}
     store = record(make_pipe(), tmp_path / "killed", REQUESTS, CAPTURE, progress=False)
     assert store.complete.tolist() == [True] * 4
@@ -149,6 +153,7 @@ def test_a_disk_that_fails_in_a_run(pipe, tmp_path):
 
     def break_the_disk(pipe, step, timestep, tensors):
         if step == 0:
+            rec._sink.settle()
             (path / "text" / "8x8" / "g2r").rename(tmp_path / "aside")
             (path / "text" / "8x8" / "g2r").write_text("a file where a folder was")
         return tensors
@@ -168,6 +173,7 @@ def test_a_disk_that_fails_in_a_run(pipe, tmp_path):
 def test_a_store_that_vanishes(pipe, tmp_path):
     def vanish(pipe, step, timestep, tensors):
         if step == 1:
+            rec._sink.settle()
             (tmp_path / "s").rename(tmp_path / "elsewhere")
         return tensors
 
@@ -294,50 +300,64 @@ def test_a_mask_of_another_size_releases_the_run(pipe, tmp_path):
 def test_a_full_queue_waits_and_nothing_is_lost():
     gate, seen = threading.Event(), []
 
-    def consume(item):
+    def work(number):
         gate.wait(5)
-        seen.append(item)
+        seen.append(number)
 
-    sink = Sink(consume, limit=100)
-    feeder = threading.Thread(target=lambda: [sink.put(number, 40) for number in range(10)])
+    sink = Sink(limit=100)
+    feeder = threading.Thread(target=lambda: [sink.put(partial(work, number), 40) for number in range(10)])
     feeder.start()
     feeder.join(0.2)
-    assert feeder.is_alive(), "the third item does not fit until the first is consumed"
+    assert feeder.is_alive(), "the third item does not fit until the first is done"
     assert sink._bytes <= 100
     gate.set()
     feeder.join(5)
-    sink.close()
+    sink.drain()
     assert seen == list(range(10))
+    sink.close()
+    assert sink.stopped
 
 
 def test_an_error_of_the_writer_reaches_who_waits_for_it():
     gate = threading.Event()
 
-    def consume(item):
+    def work():
         gate.wait(5)
         raise OSError("disk full")
 
-    sink = Sink(consume, limit=10)
-    sink.put("first", 10)
+    sink = Sink(limit=10)
+    sink.put(work, 10)
     threading.Timer(0.1, gate.set).start()
     with pytest.raises(OSError, match="disk full"):
-        sink.put("second", 10)  # waits for room, and is woken by the error
-    with pytest.raises(OSError, match="disk full"):
-        sink.close()
+        sink.put(lambda: pytest.fail("done"), 10)  # waits for room, and is woken by the error
+    for method in (sink.drain, sink.close):
+        with pytest.raises(OSError, match="disk full"):
+            method()
     sink.abort()
 
 
 def test_an_item_larger_than_the_limit_passes_alone():
     seen = []
-    sink = Sink(seen.append, limit=10)
+    sink = Sink(limit=10)
     for number in range(3):
-        sink.put(number, 1000)
+        sink.put(partial(seen.append, number), 1000)
     sink.close()
     assert seen == [0, 1, 2]
 
 
+def test_an_error_of_the_user_leaves_earlier_runs_to_be_written(pipe, tmp_path):
+    def fail(*_):
+        raise ValueError("mine")
+
+    requests = [REQUESTS[0], {**REQUESTS[1], "callback_on_step_end": fail}]
+    with pytest.raises(ValueError, match="mine"):
+        record(pipe, tmp_path / "s", requests, CAPTURE, progress=False)
+    assert open_store(tmp_path / "s").complete.tolist()[0]
+    assert validate_store(tmp_path / "s", deep=True) == []
+
+
 def test_a_slow_disk_changes_nothing(pipe, monkeypatch, tmp_path):
     record(pipe, tmp_path / "fast", REQUESTS[:1], CAPTURE, progress=False)
-    monkeypatch.setattr("attlas.recorder.job.QUEUE_BYTES", 1)
+    monkeypatch.setattr("attlas.recorder.recording.QUEUE_BYTES", 1)
     record(pipe, tmp_path / "slow", REQUESTS[:1], CAPTURE, progress=False)
     assert_equal_stores(tmp_path / "fast", tmp_path / "slow")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from attlas.recorder import Capture, Recorder
 from attlas.recorder.inventory import core
-from attlas.recorder.observe import Watch
+from attlas.recorder.observe import Watch, is_compiled
 from attlas.schemas.errors import CaptureError, NotRecordedError, ObservationError, StoreMismatchError
 
 REQUEST = {"prompt": "a red cat", "seed": 0, "num_inference_steps": 2, "output_type": "np"}
@@ -179,19 +179,20 @@ def test_an_exception_of_the_user_leaves_the_model_as_found(pipe, error):
     with pytest.raises(error, match="mine"), Recorder(pipe, None, TEXT) as rec:
         rec(**REQUEST, callback_on_step_end=fail)
     assert_as_found(pipe)
-    assert rec.store.complete.tolist() == [False]
+    assert not rec.store.complete.any()
     np.testing.assert_array_equal(draw(pipe, prompt="a red cat", seed=0), plain)
     with Recorder(pipe, None, TEXT) as rec:
         rec(**REQUEST)
     assert rec.store.complete.all()
 
 
-def test_an_exception_inside_the_model_leaves_it_as_found(pipe):
+@pytest.mark.parametrize("error", [RuntimeError, Interrupted])
+def test_an_exception_inside_the_model_leaves_it_as_found(pipe, error):
     def fail(*_):
-        raise RuntimeError("broken layer")
+        raise error("broken layer")
 
     handle = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.register_forward_hook(fail)
-    with Recorder(pipe, None, TEXT) as rec, pytest.raises(RuntimeError, match="broken layer"):
+    with Recorder(pipe, None, TEXT) as rec, pytest.raises(error, match="broken layer"):
         rec(**REQUEST)
     handle.remove()
     assert_as_found(pipe)
@@ -262,16 +263,18 @@ def test_nothing_is_kept_alive(fails):
     assert model() is None
     assert tensors
     assert all(tensor() is None for tensor in tensors)
-    assert recorder.store.complete.tolist() == [not fails]
+    assert recorder.store.complete.any() == (not fails)
 
 
 def test_a_compiled_denoiser_is_seen():
     denoiser, hidden = Denoiser(AttnProcessor2_0()), torch.linspace(-1, 1, 48).reshape(1, 6, 8)
     compiled = torch.compile(denoiser, backend="eager")
+    assert is_compiled(compiled)
+    assert not is_compiled(denoiser)
     seen = []
     with torch.no_grad():
         plain = compiled(hidden)
-        with Watch(core(compiled), ["attn"], lambda sighting: seen.append(sighting.query.clone())):
+        with Watch(core(compiled), ["attn"], lambda sighting: seen.append(sighting.query.clone()), compiled=True):
             recorded = compiled(hidden)
     assert torch.equal(plain, recorded)
     (query,) = seen
@@ -284,4 +287,4 @@ def test_attention_that_is_not_a_number_names_layer_and_call(pipe):
     with Recorder(pipe, None, TEXT) as rec, pytest.raises(ObservationError, match=words):
         rec(**REQUEST)
     assert_as_found(pipe)
-    assert rec.store.complete.tolist() == [False]
+    assert not rec.store.complete.any()
