@@ -36,7 +36,7 @@ def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = N
     Returns
     -------
     `ScoreTable`, each score the mean over runs: PCK of the SRAM's maximum within 1 and 2 reference patches of the truth
-    (a patch of the picture counts if half of it has a truth), beside look-ups that need no attention; IMACS and IoU
+    (a patch of the picture counts if most of it has a truth), beside look-ups that need no attention; IMACS and IoU
     of R2G maps over the reference object's patches; PSNR inside the object.
 
     Raises
@@ -109,20 +109,21 @@ def patch_targets(
     Returns
     -------
     ``(run, y, x, coordinate)``, float32, in memory, unit reference patches, not rounded: patch i has its centre at i.
-    The median over the pixels of the query patch, so that a seam inside it does not pull the truth between two
-    places; NaN where less than half of them have a truth.
+    The truth at the centre of the query patch, which is that of the given pixels nearest to it; NaN where not more
+    than half of its pixels have a truth.
     """
     values = annotation.values.astype(np.float32)
-    row_of, column_of = (
-        np.arange(size) * cells // size for size, cells in zip(values.shape[1:3], query_grid, strict=True)
-    )
+    size = values.shape[1:3]
+    rows, columns = (np.array_split(np.arange(n), cells) for n, cells in zip(size, query_grid, strict=True))
     made = np.full((len(values), *query_grid, 2), np.nan, np.float32)
     for y, x in np.ndindex(*query_grid):
-        pixels = values[:, row_of == y][:, :, column_of == x].reshape(len(values), -1, 2)
+        pixels = values[:, rows[y]][:, :, columns[x]].reshape(len(values), -1, 2)
+        offsets = np.stack(np.meshgrid(rows[y] - rows[y].mean(), columns[x] - columns[x].mean(), indexing="ij"), -1)
+        far = (offsets.reshape(-1, 2) ** 2).sum(1)
         for run, own in enumerate(pixels):
-            given = own[~np.isnan(own).any(1)]
-            if 2 * len(given) >= len(own):
-                made[run, y, x] = np.median(given, axis=0)
+            given = ~np.isnan(own).any(1)
+            if 2 * int(given.sum()) > given.size:
+                made[run, y, x] = own[given & (far == far[given].min())].mean(0)
     # Pixel i covers i .. i + 1, so its centre lies at i + 0.5; the same holds for patches.
     places = (made + 0.5) * np.divide(key_grid, reference, dtype=np.float32) - 0.5
     return xr.DataArray(places, dims=("run", "y", "x", "coordinate"), coords={"run": annotation["run"].values})

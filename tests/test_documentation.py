@@ -1,5 +1,8 @@
 """The documentation says what the code says."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 from attlas.schemas.variables import LEAF_VARIABLES, ROOT_VARIABLES, markdown_table
@@ -11,3 +14,17 @@ def test_store_tables_are_the_registry():
     text = (ROOT / "docs/store.md").read_text()
     assert markdown_table(ROOT_VARIABLES) in text
     assert markdown_table(LEAF_VARIABLES) in text
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "('run', 'query_y', 'query_x')" in done.stdout
+    assert "('run', 'branch', 't', 'layer', 'head', 'query', 'key')" in done.stdout
+
+
+def test_pictures_and_pages_that_are_linked_exist():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

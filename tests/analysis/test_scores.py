@@ -145,13 +145,14 @@ def test_peaks_from_the_summary_and_from_the_full_array(reference, monkeypatch):
     assert by_summary.sel(run="run0", y=3, x=1).values.tolist() == [3, 6]
 
 
-def test_true_patches_are_medians_of_pixels_that_cover_half():
+def test_true_patches_are_those_at_the_centre_where_most_is_covered():
     import xarray as xr
 
     pixels = np.full((1, 4, 4, 2), np.nan, "f4")
     pixels[0, :2, :2] = [[[6, 0], [6, 1]], [[7, 0], [7, 1]]]  # the reference patch at row 3, column 0
-    pixels[0, 0, 2:] = [[0, 6], [1, 7]]  # half of a patch is enough: row 0, column 3
-    pixels[0, 3, 0] = [5, 5]  # a quarter is not
+    pixels[0, 0, 2:] = [[0, 6], [1, 7]]  # three of four are enough: row 0, column 3
+    pixels[0, 1, 2] = [0.5, 6.5]
+    pixels[0, 3, :2] = [5, 5]  # half is not
     array = xr.DataArray(pixels, dims=("run", "image_y", "image_x", "coordinate"))
     made = patch_targets(array, (2, 2), (4, 4), (8, 8))
     np.testing.assert_array_equal(made[0], [[[3, 0], [0, 3]], [[np.nan, np.nan], [np.nan, np.nan]]])

@@ -32,7 +32,8 @@ def test_it_says_where_things_are_and_how_to_go_on(demo):
 
 def test_trained_maps_find_what_random_ones_do_not(demo):
     words, random_words = table(demo, "shapes"), table(demo, "shapes-random")
-    assert words["noun_iou"]["n"] == random_words["noun_iou"]["n"]
+    assert words["colour_present"]["n"] >= 6
+    assert random_words["noun_iou"]["n"] >= 3
     assert words["noun_iou"]["value"] > 2 * random_words["noun_iou"]["value"]
     assert words["noun_iou"]["value"] > 5 * words["other_noun_iou"]["value"]
     places, random_places = table(demo, "tryon"), table(demo, "tryon-random")
