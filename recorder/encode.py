@@ -13,8 +13,8 @@ from torch import Tensor
 
 __all__ = ["Encoded", "encode"]
 
-BLOCK = 2**21
-"""Elements of S in flight: 8 MiB of float32, so that the passes over it stay in cache."""
+BLOCK = 2**19
+"""Elements of S in flight: 2 MiB of float32, so that the passes over it stay in cache."""
 
 SMALLEST = 1e-25
 """Sums below this have lost digits in float32: their terms come near the smallest normal number, 1e-38."""

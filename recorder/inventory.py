@@ -84,6 +84,13 @@ def sites(pipe: Any) -> SiteList:
     ------
     CaptureError
         If the pipeline is of no known family or has no attention module.
+
+    Examples
+    --------
+    >>> from attlas.recorder import load_pipeline, sites
+    >>> found = sites(load_pipeline("demo:shapes"))
+    >>> {site.kind for site in found} == {"text", "self"}, found[0].grid
+    (True, (16, 16))
     """
     family = family_of(pipe)
     denoiser = core(denoiser_of(pipe, family))

@@ -14,6 +14,7 @@ from attlas.recorder.describe import describe
 from attlas.recorder.destination import open_matching, storing
 from attlas.recorder.inventory import Subject, select
 from attlas.recorder.job import Annotate, Job
+from attlas.recorder.ledger import missing_runs, next_label
 from attlas.recorder.observe import Watch
 from attlas.recorder.requests import Request, accepted_arguments, prepare
 from attlas.recorder.sink import Sink
@@ -23,7 +24,7 @@ from attlas.schemas.errors import AttlasError, NotRecordedError, ObservationErro
 
 __all__ = ["Annotate", "Recorder"]
 
-QUEUE_BYTES = 256 * 2**20
+QUEUE_BYTES = 64 * 2**20
 """Copies on their way to the writer; the pipeline waits when there are more."""
 
 _observed: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -61,11 +62,11 @@ class Recorder:
     Examples
     --------
     >>> from attlas.recorder import Capture, Recorder, load_pipeline
-    >>> pipe = load_pipeline("demo:shapes")  # doctest: +SKIP
-    >>> with Recorder(pipe, "shapes.zarr", Capture()) as rec:  # doctest: +SKIP
-    ...     image = rec(prompt="a red disc", seed=1).images[0]
-    >>> rec.store.run_ids  # doctest: +SKIP
-    ['0000']
+    >>> pipe = load_pipeline("demo:shapes")
+    >>> with Recorder(pipe, "shapes.zarr", Capture(kinds="text")) as rec:
+    ...     image = rec(prompt="a red disc", seed=1, num_inference_steps=2).images[0]
+    >>> rec.store.run_ids, sorted(rec.store.leaves)
+    (['0000'], ['text/16x16', 'text/4x4', 'text/8x8'])
     """
 
     def __init__(
@@ -109,9 +110,10 @@ class Recorder:
         subject, self._subject, self._pipe, self._annotate = self._subject, None, None, None
         if subject is not None:
             _observed.discard(subject.denoiser)
-        if error is None:
-            self.flush()
-        self._stop()
+        with ExitStack() as stack:
+            stack.callback(self._stop)
+            if error is None:
+                self.flush()
         if self._store is None:
             return
         if error is None:
@@ -158,7 +160,7 @@ class Recorder:
         given = {**dict(zip(accepted_arguments(self._pipe), args, strict=False)), **arguments}
         extra = {"seed": seed, "annotations": annotations, "id": id}
         request = {**given, **{key: value for key, value in extra.items() if value is not None}}
-        prepared = prepare(subject, request, self._next_id())
+        prepared = prepare(subject, request, next_label(self._store))
         missing = self.unfinished([prepared])
         if not missing:
             raise StoreMismatchError(
@@ -171,31 +173,11 @@ class Recorder:
         return prepare(self._entered(), request, name)
 
     def unfinished(self, requests: Iterable[Request]) -> list[tuple[Request, list[str]]]:
-        """Find the requests that are not wholly in the store, each with the ids of the runs that it lacks.
-
-        Raises
-        ------
-        StoreMismatchError
-            If the store has a run of such an id from another request.
-        """
-        requests = list(requests)
+        """Find the requests that are not wholly in the store, each with the ids of the runs that it lacks."""
         if self._store is None:
             return [(request, list(request.ids)) for request in requests]
         self.flush()
-        texts = (str(text) for text in self._store.group["request"][...])
-        held = dict(zip(self._store.run_ids, zip(self._store.complete, texts, strict=True), strict=True))
-        missing = []
-        for request in requests:
-            for run in request.ids:
-                if run in held and held[run][1] != request.text:
-                    raise StoreMismatchError(
-                        f"run {run!r} of {self._path or 'the store in memory'} was recorded from another request; "
-                        f"give this one another id\n  store {held[run][1]}\n  got   {request.text}"
-                    )
-            wanted = [run for run in request.ids if run not in held or not held[run][0]]
-            if wanted:
-                missing.append((request, wanted))
-        return missing
+        return missing_runs(self._store, requests)
 
     def run(
         self,
@@ -266,14 +248,6 @@ class Recorder:
                 "the recorder records only inside its 'with': with Recorder(pipe, path) as rec: rec(...)"
             )
         return self._subject
-
-    def _next_id(self) -> str:
-        """Return the first running number that no run has."""
-        ids = [] if self._store is None else [run.split("-")[0] for run in self._store.run_ids if run]
-        number = len(set(ids))
-        while f"{number:04d}" in ids:
-            number += 1
-        return f"{number:04d}"
 
 
 def _ignore(total: int) -> None:

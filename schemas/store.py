@@ -126,9 +126,11 @@ class Store:
                     self._resize(len(ids) + (capacity if capacity > 1 else SPARE_ROWS))
             if not self._claims.take(row):
                 raise StoreMismatchError(f"run {run_id!r} of {self._where} is being recorded by another recorder")
-            for name, value in (("run", run_id), ("seed", seed), ("prompt", prompt), ("request", request)):
+            # The label comes last: a row that was killed in between is still spare.
+            for name, value in (("seed", seed), ("prompt", prompt), ("request", request), ("run", run_id)):
                 self.group[name][row] = value
-        self._sweep(row)
+        if run_id in ids:
+            self._sweep(row)
         return row
 
     def write(self, leaf: str, variable: str, row: int, values: NDArray[Any], *, t0: int = 0, layer0: int = 0) -> None:

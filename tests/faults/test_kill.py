@@ -32,9 +32,13 @@ def finished(path):
         return 0
 
 
+CLOCKS = ("step", "timestep", "sigma")
+"""Tables that keep many runs in one file, by their folder."""
+
+
 def data_digests(path, row):
-    """Digest of every file of one run's attention."""
-    files = [p for p in path.rglob(f"c/{row}/**/*") if p.is_file()]
+    """Digest of every file that belongs to one run alone: its attention, pictures and annotations."""
+    files = [p for p in path.rglob(f"c/{row}/**/*") if p.is_file() and p.relative_to(path).parts[0] not in CLOCKS]
     return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
