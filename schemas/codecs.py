@@ -16,7 +16,7 @@ from attlas.schemas.variables import PRECISIONS, Variable
 __all__ = ["KEEP_BITS", "codecs", "round_mantissa"]
 
 KEEP_BITS: dict[str, dict[str, int]] = {
-    "exact": {"log_attention": 10, "query_vectors": 10, "key_vectors": 10, "logsumexp": 14},
+    "exact": {"log_attention": 10, "query_vectors": 10, "key_vectors": 10, "logsumexp": 13},
     "balanced": {"log_attention": 6, "query_vectors": 6, "key_vectors": 6, "logsumexp": 12},
     "small": {"log_attention": 4, "query_vectors": 4, "key_vectors": 4, "logsumexp": 10},
 }

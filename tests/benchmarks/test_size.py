@@ -36,6 +36,6 @@ def test_size(benchmark, size, world, tmp_path, precision):
     largest = max(leaf.queries for leaf in store.leaves.values())
     for name, leaf, raw, stored in leaf_sizes(store, path):
         ratio = raw / stored
-        print(f"{world.label:7s} {precision:9s} {name:12s} {leaf.encoding:8s} {raw / 2**20:8.1f} MiB raw {ratio:6.2f}x")
+        print(f"{world.label:7s} {precision:9s} {name:12s} {leaf.encoding:8s} {raw / 2**20:8.1f} MiB raw {ratio:7.3f}x")
         if precision == "exact" and leaf.queries == largest:
             assert ratio >= EXACT_TARGETS[leaf.encoding], f"{name} is only {ratio:.2f}x smaller than raw float16"
