@@ -12,7 +12,6 @@ from attlas.dashboards.views.style import BUTTONS, text
 
 __all__ = ["Controls"]
 
-MODE_LABELS = {"patch": "patch", "reference": "reference patch", "word": "word"}
 DIRECTION_LABELS = {"over keys (g2r)": "g2r", "over queries (r2g)": "r2g"}
 KIND_LABELS = {"image": "reference", "self": "itself", "text": "text"}
 

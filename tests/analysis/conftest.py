@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attlas.analysis import open_trace
-from attlas.schemas import Leaf, Manifest, create_store, simulate_store
+from attlas.schemas import Leaf, Manifest, create_store
 
 
 def softmax(logits, axis):
@@ -152,11 +152,6 @@ def tools():
 def computes():
     """`with computes(n):` fails if dask computes more than n times inside."""
     return lambda limit=0: dask.config.set(scheduler=CountingScheduler(limit))
-
-
-@pytest.fixture(scope="session")
-def simulated():
-    return open_trace(simulate_store(runs=2))
 
 
 @pytest.fixture(scope="session")

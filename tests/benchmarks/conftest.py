@@ -22,12 +22,6 @@ def size(benchmark) -> Size:
     return Size(1, 1, 3) if benchmark.disabled else Size(8, 15, 20)
 
 
-@pytest.fixture
-def exactly_measured(benchmark) -> bool:
-    """Whether numbers are measurements (targets hold) or only a run of the code."""
-    return not benchmark.disabled
-
-
 @pytest.fixture(params=["shapes", "tryon"])
 def world(request):
     module = importlib.import_module(f"attlas.recorder.demo.{request.param}")

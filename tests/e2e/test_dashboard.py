@@ -11,7 +11,6 @@ from attlas.analysis.reference_scores import patch_targets, sram_peaks
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.browser, pytest.mark.slow]
 
 GRID = 16
-LAYERS = "16x16"
 
 
 @pytest.fixture(scope="module")

@@ -129,9 +129,6 @@ def test_attention_slicing_of_the_pipeline_is_named_with_its_cure(pipe):
         rec(**REQUEST)
 
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called", "_forward_hooks_with_kwargs")
-
-
 def hooks(module):
     return sum(
         len(getattr(part, name))
