@@ -32,6 +32,7 @@ def create_store(
     reference_shape: tuple[int, int] | None = None,
     *,
     t_labels: tuple[int, ...] | None = None,
+    frames: int | None = None,
 ) -> Store:
     """Create an empty store and return it open for writing.
 
@@ -51,6 +52,8 @@ def create_store(
         Rows and columns of the generated and the reference image (None: the pipeline takes no reference).
     t_labels
         Denoiser calls that are kept; ``0 .. calls - 1`` by default.
+    frames
+        Frames of the generated video; None where pictures are generated.
 
     Returns
     -------
@@ -77,13 +80,16 @@ def create_store(
         "rgb": 3,
     }
     present = {"always", "image"}
+    if frames is not None:
+        sizes["video_frame"] = frames
+        present.add("video")
     if reference_shape is not None:
         sizes |= {"reference_y": reference_shape[0], "reference_x": reference_shape[1]}
         present.add("reference")
     for variable in ROOT_VARIABLES.values():
         if variable.group in present:
             shape = tuple(sizes[dim] for dim in variable.dims)
-            whole = variable.group in ("image", "reference")
+            whole = variable.group in ("image", "video", "reference")
             chunk = (1, *shape[1:]) if whole else (TABLE_CHUNK if variable.dims[0] == "run" else shape[0], *shape[1:])
             _create(group, variable, shape, chunk)
     group["t"][...] = np.asarray(labels, "i4")
@@ -139,15 +145,18 @@ def _create_leaf(group: zarr.Group, name: str, leaf: Leaf, sizes: Mapping[str, i
     coordinates = " ".join(v.name for v in variables if v.role == "coord")
     node = group.require_group(name, overwrite=False)
     node.attrs.put({"attlas": leaf.to_json(), "coordinates": coordinates})
-    rows, columns = np.divmod(np.arange(leaf.queries), leaf.query_grid[1])
+    places = np.indices(leaf.query_grid).reshape(len(leaf.query_grid), -1)
     heads = leaf.head_labels or tuple(range(leaf.heads))
     labels: dict[str, Any] = {
         "layer": np.asarray(leaf.layers, dtype=object),
         "head": np.asarray(heads, "i4"),
         "query": np.arange(leaf.queries, dtype="i4"),
         "key": np.arange(leaf.keys, dtype="i4"),
-        "query_y": rows.astype("i4"),
-        "query_x": columns.astype("i4"),
+        "query_frame": places[0].astype("i4"),
+        "query_y": places[-2].astype("i4"),
+        "query_x": places[-1].astype("i4"),
+        "key_frame": np.asarray(leaf.key_frame, "i4"),
+        "key_picture": np.asarray(leaf.key_picture, "i4"),
         "key_y": np.asarray(leaf.key_y, "i4"),
         "key_x": np.asarray(leaf.key_x, "i4"),
         "key_segment": np.asarray(leaf.key_segments, dtype=object),

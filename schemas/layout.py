@@ -29,12 +29,16 @@ MEAN_LIMIT = 2**19
 class Leaf:
     """Geometry of one leaf group: attention modules that share kind, query grid, heads and keys.
 
-    ``key_segments``, ``key_y`` and ``key_x`` label patch keys; for ``text`` they are empty, because tokens
-    differ from run to run. ``encoding`` is ``dense``, ``factors`` or ``none`` (detail ``summary``).
+    ``query_grid`` is rows and columns, after frames for a video. ``key_segments``, ``key_y``, ``key_x``, ``key_frame``
+    (videos) and ``key_picture`` label keys that are the same in every run; for ``text`` they are empty, and for
+    ``joint`` they say where the text, the generated picture and its references lie. ``encoding`` is ``dense``,
+    ``factors``, ``both`` or ``none`` (detail ``summary``). ``masked`` says that the last channel of the factors is the
+    mask of the keys: 1 in Q, what is added to the logits in K. ``partial`` says that more keys took part in the
+    softmax than are kept, so that rows sum to less than 1.
     """
 
     kind: str
-    query_grid: tuple[int, int]
+    query_grid: tuple[int, ...]
     heads: int
     channels: int
     layers: tuple[str, ...]
@@ -45,12 +49,26 @@ class Leaf:
     encoding: str = "none"
     keys_vary: bool = False
     head_labels: tuple[int, ...] = ()
+    key_frame: tuple[int, ...] = ()
+    key_picture: tuple[int, ...] = ()
+    masked: bool = False
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown_name("kind", self.kind, KINDS)
-        if self.encoding not in ("dense", "factors", "none"):
-            raise unknown_name("encoding of a leaf", self.encoding, ("dense", "factors", "none"))
+        accepted = ("dense", "factors", "both", "none")
+        if self.encoding not in accepted:
+            raise unknown_name("encoding of a leaf", self.encoding, accepted)
+        if len(self.query_grid) not in (2, 3):
+            raise InvalidValueError(
+                f"leaf {self.kind!r} has the query grid {self.query_grid}; rows and columns are needed, "
+                "or frames, rows and columns"
+            )
+        if self.partial and self.encoding in ("factors", "both"):
+            raise InvalidValueError(
+                f"leaf {self.kind!r} keeps a part of its keys; factors need them all for the softmax, dense does not"
+            )
         sizes = {
             "heads": self.heads,
             "channels": self.channels,
@@ -59,39 +77,65 @@ class Leaf:
         }
         for name, size in {
             **sizes,
-            "query rows": self.query_grid[0],
-            "query columns": self.query_grid[1],
+            "query rows": self.query_grid[-2],
+            "query columns": self.query_grid[-1],
+            "query frames": self.query_grid[0],
         }.items():
             if size < 1:
                 raise InvalidValueError(f"leaf {self.kind!r} has {name} = {size}; at least 1 is needed")
-        for name in ("key_segments", "key_y", "key_x"):
+        if not self.key_picture and self.kind != "text":
+            # One reference is the rule.
+            pictures = tuple(0 if segment == "reference" else -1 for segment in self.key_segments)
+            object.__setattr__(self, "key_picture", pictures)
+        for name in ("key_segments", "key_y", "key_x", "key_picture"):
             if len(getattr(self, name)) != (0 if self.kind == "text" else self.keys):
                 raise InvalidValueError(
                     f"leaf {self.kind!r} has {len(getattr(self, name))} {name} for {self.keys} keys; "
                     "patch keys need one each, text keys none"
                 )
+        if len(self.key_frame) not in (0, len(self.key_y)):
+            raise InvalidValueError(f"leaf {self.kind!r} has {len(self.key_frame)} key_frame for {self.keys} keys")
 
     @property
     def queries(self) -> int:
         """Number of query tokens."""
-        return self.query_grid[0] * self.query_grid[1]
+        return math.prod(self.query_grid)
 
     @property
     def grid(self) -> str:
-        """The query grid as rows x columns, such as ``64x64``."""
-        return f"{self.query_grid[0]}x{self.query_grid[1]}"
+        """The query grid as rows x columns, such as ``64x64``; frames come first where there are any."""
+        return "x".join(str(size) for size in self.query_grid)
 
     @property
     def key_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the patch keys, or None where keys are no patches."""
-        if not self.key_y or max(self.key_y) < 0:
+        return self.segment_grid(None)
+
+    def segment_grid(self, segment: str | None) -> tuple[int, int] | None:
+        """Rows and columns of the patch keys of one segment (None: of all), or None where there are none."""
+        places = [
+            (y, x)
+            for y, x, own in zip(self.key_y, self.key_x, self.key_segments, strict=True)
+            if y >= 0 and segment in (None, own)
+        ]
+        if not places:
             return None
-        return max(self.key_y) + 1, max(self.key_x) + 1
+        return max(y for y, _ in places) + 1, max(x for _, x in places) + 1
+
+    @property
+    def key_parts(self) -> tuple[str, ...]:
+        """Segments of the keys that are patches, in order, each once."""
+        return tuple(dict.fromkeys(own for own, y in zip(self.key_segments, self.key_y, strict=True) if y >= 0))
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether keys are tokens of a text, labelled run by run."""
+        return self.kind == "text" or "text" in self.key_segments
 
     @property
     def has_mean(self) -> bool:
         """Whether a summary of this leaf keeps the time mean of the attention."""
-        return self.queries * self.keys <= MEAN_LIMIT and self.kind in ("text", "image")
+        return self.queries * self.keys <= MEAN_LIMIT and self.kind in ("text", "image", "joint")
 
     def sizes(self, *, runs: int, branches: int, calls: int) -> dict[str, int]:
         """Length of every dimension of the leaf's arrays."""
@@ -108,9 +152,17 @@ class Leaf:
 
     def variables(self) -> tuple[Variable, ...]:
         """Registry entries of the arrays that this leaf has, in registry order."""
-        groups = {"always", "summary", "patches" if self.kind != "text" else "tokens"}
+        groups = {"always", "summary"}
+        if self.kind != "text":
+            groups.add("patches")
+        if self.has_tokens:
+            groups.add("tokens")
+        if len(self.query_grid) == 3:
+            groups.add("query frames")
+        if self.key_frame:
+            groups.add("key frames")
         if self.encoding != "none":
-            groups |= {self.encoding, "full"}
+            groups |= {"full"} | ({"dense", "factors"} if self.encoding == "both" else {self.encoding})
         if self.has_mean:
             groups.add("mean")
         return tuple(self._fitted(v) for v in LEAF_VARIABLES.values() if v.group in groups)
@@ -130,7 +182,7 @@ class Leaf:
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the leaf group's attributes (labels stay in arrays)."""
         values = asdict(self)
-        for name in ("layers", "key_segments", "key_y", "key_x", "head_labels"):
+        for name in ("layers", "key_segments", "key_y", "key_x", "key_frame", "key_picture", "head_labels"):
             del values[name]
         return {**values, "query_grid": list(self.query_grid)}
 

@@ -1,5 +1,6 @@
 """The life of a store: open, claim a run, write whole shards, complete the run, finish."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -50,8 +51,8 @@ class Store:
         What the recordings are made of.
     leaves
         Geometry by group path, such as ``text/16x16``.
-    branches, calls, image_shape, reference_shape
-        Geometry shared by all leaves.
+    branches, calls, image_shape, frames, reference_shape
+        Geometry shared by all leaves; ``frames`` is None where the pipeline makes no video.
     """
 
     def __init__(self, group: zarr.Group, path: str | None) -> None:
@@ -64,6 +65,8 @@ class Store:
             self.branches = tuple(str(name) for name in group["branch"][...])
             self.calls = int(group["t"].shape[0])
             self.image_shape: tuple[int, int] = tuple(group["generated_image"].shape[1:3])
+            video = group.get("generated_video")
+            self.frames: int | None = None if video is None else int(video.shape[1])
             reference = group.get("reference_image")
             self.reference_shape: tuple[int, int] | None = None if reference is None else tuple(reference.shape[1:3])
             self.leaves = dict(_read_leaves(group))
@@ -165,11 +168,18 @@ class Store:
         segments: Sequence[str],
         starts: Sequence[int],
         ends: Sequence[int],
+        chunks: Sequence[int] | None = None,
     ) -> None:
         """Label the text keys of one run and branch; one entry per key in each list."""
         keys = self._leaf(leaf).keys
         self._check_held(row)
-        columns = {"token": tokens, "token_segment": segments, "token_start": starts, "token_end": ends}
+        columns: dict[str, Sequence[Any]] = {
+            "token": tokens,
+            "token_segment": segments,
+            "token_start": starts,
+            "token_end": ends,
+            "token_chunk": (0,) * keys if chunks is None else chunks,
+        }
         for name, column in columns.items():
             if len(column) != keys:
                 raise InvalidValueError(f"{leaf}/{name}: {len(column)} labels for {keys} keys")
@@ -190,6 +200,12 @@ class Store:
     def write_image(self, row: int, image: NDArray[np.uint8]) -> None:
         """Store the generated image, uint8 (rows, columns, RGB)."""
         self._write_picture("generated_image", row, image, self.image_shape)
+
+    def write_video(self, row: int, frames: NDArray[np.uint8]) -> None:
+        """Store every frame of the generated video, uint8 (frames, rows, columns, RGB)."""
+        if self.frames is None:
+            raise StoreMismatchError(f"{self._where} was created without a video")
+        self._write_picture("generated_video", row, frames, (self.frames, *self.image_shape))
 
     def write_reference(self, row: int, image: NDArray[np.uint8]) -> None:
         """Store the reference image, uint8 (rows, columns, RGB)."""
@@ -302,7 +318,7 @@ class Store:
         for partial in Path(self.path).rglob(f"c/{row}/**/*.partial"):
             partial.unlink()
 
-    def _write_picture(self, name: str, row: int, image: NDArray[np.uint8], shape: tuple[int, int]) -> None:
+    def _write_picture(self, name: str, row: int, image: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
         self._check_held(row)
         if image.shape != (*shape, 3) or image.dtype != np.uint8:
             raise StoreMismatchError(
@@ -364,11 +380,13 @@ def _read_leaves(group: zarr.Group) -> list[tuple[str, Leaf]]:
             if "key_y" in node:
                 labels["key_y"] = tuple(int(v) for v in node["key_y"][...])
                 labels["key_x"] = tuple(int(v) for v in node["key_x"][...])
+                labels["key_picture"] = tuple(int(v) for v in node["key_picture"][...])
                 labels["key_segments"] = tuple(str(v) for v in node["key_segment"][...])
+            if "key_frame" in node:
+                labels["key_frame"] = tuple(int(v) for v in node["key_frame"][...])
             leaves.append((f"{kind}/{name}", Leaf.from_json(node.attrs["attlas"], labels)))
     return leaves
 
 
 def _area(name: str) -> int:
-    rows, columns = name.split("-")[0].split("x")
-    return int(rows) * int(columns)
+    return math.prod(int(size) for size in name.split("-")[0].split("x"))

@@ -25,9 +25,13 @@ SCHEMA_VERSION = 1
 KINDS = ("text", "image", "self", "joint")
 DIRECTIONS = ("g2r", "r2g")
 DETAILS = ("summary", "full")
-ENCODINGS = ("auto", "dense", "factors")
+ENCODINGS = ("auto", "dense", "factors", "both")
 PRECISIONS = ("exact", "balanced", "small")
-SEGMENTS = ("bos", "word", "eos", "pad", "reference", "self", "cls")
+SEGMENTS = ("bos", "word", "eos", "pad", "template", "absent", "text", "generated", "reference", "self", "cls")
+"""What a key is. Of a prompt: ``bos word eos pad``, ``template`` (words that the pipeline puts around the prompt) and
+``absent`` (no key: the run has fewer tokens than the store has places). Of a sequence: ``text generated reference self
+cls``.
+"""
 
 Role = Literal["index", "coord", "data"]
 
@@ -61,6 +65,7 @@ def _table(*variables: Variable) -> dict[str, Variable]:
 
 
 _IMAGE = ("run", "image_y", "image_x", "rgb")
+_VIDEO = ("run", "video_frame", "image_y", "image_x", "rgb")
 _REFERENCE = ("run", "reference_y", "reference_x", "rgb")
 
 ROOT_VARIABLES = _table(
@@ -74,7 +79,8 @@ ROOT_VARIABLES = _table(
     Variable("seed", ("run",), "i8", "", "seed of the run's generator; -1 where the user gave a generator"),
     Variable("prompt", ("run",), "str", "", "prompt of the run; empty where the pipeline takes none"),
     Variable("request", ("run",), "str", "", "pipeline arguments as JSON; images and arrays by digest"),
-    Variable("generated_image", _IMAGE, "u1", "", "generated image, RGB", group="image"),
+    Variable("generated_image", _IMAGE, "u1", "", "generated image, RGB; the middle frame of a video", group="image"),
+    Variable("generated_video", _VIDEO, "u1", "", "every frame of the generated video, RGB", group="video"),
     Variable("reference_image", _REFERENCE, "u1", "", "reference image, RGB", group="reference"),
 )
 
@@ -87,6 +93,24 @@ LEAF_VARIABLES = _table(
     Variable("key", ("key",), "i4", "", "key token", "index"),
     Variable("query_y", ("query",), "i4", "", "row of the query in its grid, from the top", "coord"),
     Variable("query_x", ("query",), "i4", "", "column of the query in its grid, from the left", "coord"),
+    Variable(
+        "query_frame",
+        ("query",),
+        "i4",
+        "",
+        "latent frame of the query, from 0",
+        "coord",
+        "query frames",
+    ),
+    Variable(
+        "key_frame",
+        ("key",),
+        "i4",
+        "",
+        "latent frame of the key, from 0; -1 where the key is no patch",
+        "coord",
+        "key frames",
+    ),
     Variable(
         "key_y",
         ("key",),
@@ -105,7 +129,24 @@ LEAF_VARIABLES = _table(
         "coord",
         "patches",
     ),
-    Variable("key_segment", ("key",), "str", "", "what the key is: reference, self or cls", "coord", "patches"),
+    Variable(
+        "key_segment",
+        ("key",),
+        "str",
+        "",
+        "what the key is: text, generated, reference, self or cls",
+        "coord",
+        "patches",
+    ),
+    Variable(
+        "key_picture",
+        ("key",),
+        "i4",
+        "",
+        "which of the reference images the key is a patch of, from 0; -1 if none",
+        "coord",
+        "patches",
+    ),
     Variable(
         "token",
         ("run", "branch", "key"),
@@ -120,7 +161,7 @@ LEAF_VARIABLES = _table(
         ("run", "branch", "key"),
         "str",
         "",
-        "what the token is: bos, word, eos or pad",
+        "what the token is: bos, word, eos, pad, template or absent",
         "coord",
         "tokens",
     ),
@@ -142,6 +183,15 @@ LEAF_VARIABLES = _table(
         "coord",
         "tokens",
     ),
+    Variable(
+        "token_chunk",
+        ("run", "branch", "key"),
+        "i4",
+        "",
+        "which text encoder, or which piece of a long prompt, the token belongs to, from 0; -1 if none",
+        "coord",
+        "tokens",
+    ),
     Variable("log_attention", _FULL, "f2", "nat", "ln of the softmax over keys", group="dense"),
     Variable(
         "logsumexp",
@@ -156,7 +206,7 @@ LEAF_VARIABLES = _table(
         ("run", "branch", "t", "layer", "head", "query", "channel"),
         "f2",
         "",
-        "Q as the attention kernel saw it, scale folded in",
+        "Q as the attention kernel saw it, scale folded in; a last channel of 1 where keys are masked",
         group="factors",
     ),
     Variable(
@@ -164,7 +214,7 @@ LEAF_VARIABLES = _table(
         ("run", "branch", "t", "layer", "head", "key", "channel"),
         "f2",
         "",
-        "K as the attention kernel saw it; without t where it does not change with t",
+        "K as the attention kernel saw it, its mask as a last channel; without t where it does not change with t",
         group="factors",
     ),
     Variable(
