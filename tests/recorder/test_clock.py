@@ -1,20 +1,37 @@
-"""Steps, timesteps and noise levels by sampler; the numbers are worked by hand from the samplers' definitions."""
+"""Calls, passes, steps, timesteps and noise levels by sampler.
+
+Oracles: the U-Net calls that the pipeline really makes, the scheduler's own arithmetic (what it divides the model's
+input by, what it adds as noise), and numbers worked by hand from the samplers' definitions.
+"""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    LCMScheduler,
+    LMSDiscreteScheduler,
     PNDMScheduler,
+    SCMScheduler,
     StableDiffusionImg2ImgPipeline,
+    UniPCMultistepScheduler,
 )
-from tiny_pipelines import make_pipe, parts
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_pipelines import draw, make_pipe, parts
 
 from attlas.recorder import Capture, Recorder
 from attlas.recorder.clock import Clock
@@ -27,52 +44,121 @@ pytestmark = [
 ]
 
 CAPTURE = Capture(kinds="text", detail="summary", layers="mid_block.*")
+PLAIN = {"prompt": "a cat", "guidance_scale": 1.0}
 
 
-def clock_of(pipe, **arguments):
-    with Recorder(pipe, None, CAPTURE) as rec:
-        rec(**{"prompt": "a cat", "seed": 0, "output_type": "np", **arguments})
-    group = rec.store.group
-    return {name: group[name][0].tolist() for name in ("step", "timestep", "sigma")}
+class Watch:
+    """A clock beside a real pipeline: counts the U-Net's calls, and what the scheduler divides its input by."""
+
+    def __init__(self, pipe):
+        self.pipe, self.clock, self.calls, self.divisors = pipe, None, [], []
+        self._scale = pipe.scheduler.scale_model_input
+
+    def __enter__(self):
+        def scaled(sample, *args, **kwargs):
+            made = self._scale(sample, *args, **kwargs)
+            self.divisors.append(float((sample / made).median()))
+            return made
+
+        self.pipe.scheduler.scale_model_input = scaled
+        self._hook = self.pipe.unet.register_forward_pre_hook(self._called)
+        return self
+
+    def __exit__(self, *error):
+        self._hook.remove()
+        del self.pipe.scheduler.scale_model_input
+
+    def _called(self, module, args):
+        timestep = float(args[1])
+        if self.clock is None:
+            self.clock = Clock.begin(self.pipe, timestep)
+        self.calls.append(self.clock.locate(timestep))
 
 
-def noise_over_signal(scheduler, timestep):
-    power = float(scheduler.alphas_cumprod[int(timestep)])
-    return ((1 - power) / power) ** 0.5
+def watch(scheduler, steps, pipe=None, **arguments):
+    pipe = pipe or make_pipe()
+    pipe.scheduler = scheduler
+    with Watch(pipe) as watched:
+        draw(pipe, **{**PLAIN, "num_inference_steps": steps, **arguments})
+    return watched
+
+
+DPM = partial(DPMSolverMultistepScheduler, steps_offset=1)
+SAMPLERS = {
+    "ddim": partial(DDIMScheduler, clip_sample=False, steps_offset=1),
+    "plms": partial(PNDMScheduler, skip_prk_steps=True, steps_offset=1),
+    "pndm": PNDMScheduler,
+    "heun": partial(HeunDiscreteScheduler, steps_offset=1),
+    "heun-karras": partial(HeunDiscreteScheduler, use_karras_sigmas=True),
+    "kdpm2": KDPM2DiscreteScheduler,
+    "kdpm2-ancestral": KDPM2AncestralDiscreteScheduler,
+    "dpm++2m": DPM,
+    "dpm++2m-karras": partial(DPM, use_karras_sigmas=True),
+    "dpm++2m-sde": partial(DPM, algorithm_type="sde-dpmsolver++"),
+    "dpm++2s": DPMSolverSinglestepScheduler,
+    "deis": DEISMultistepScheduler,
+    "euler": partial(EulerDiscreteScheduler, timestep_spacing="linspace"),
+    "euler-karras": partial(EulerDiscreteScheduler, use_karras_sigmas=True),
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
+    "lms": LMSDiscreteScheduler,
+    "lcm": LCMScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+SCALED = ("heun", "heun-karras", "kdpm2", "kdpm2-ancestral", "euler", "euler-karras", "euler-ancestral", "lms")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_clock_goes_with_the_pipeline(name):
+    watched = watch(SAMPLERS[name](), 5)
+    clock, scheduler = watched.clock, watched.pipe.scheduler
+    assert watched.calls == [(call, 0) for call in range(clock.total)]
+    assert clock.calls == clock.total == len(scheduler.timesteps)
+    assert clock.steps == sorted(clock.steps)
+    assert (clock.steps[0], clock.steps[-1]) == (0, 4)
+    assert set(clock.steps) == set(range(5))
+    np.testing.assert_allclose(clock.timesteps, scheduler.timesteps)
+    assert clock.given == clock.timesteps
+    if name in SCALED:
+        # These divide the model's input by sqrt(sigma^2 + 1).
+        want = np.sqrt(np.square(watched.divisors) - 1)
+        np.testing.assert_allclose(clock.sigmas, want, rtol=2e-3)
+        return
+    scheduler, one = SAMPLERS[name](), torch.ones(1)
+    scheduler.set_timesteps(5)
+    noises = [float(scheduler.add_noise(0 * one, one, t[None])) for t in scheduler.timesteps]
+    signals = [float(scheduler.add_noise(one, 0 * one, t[None])) for t in scheduler.timesteps]
+    np.testing.assert_allclose(clock.sigmas, np.divide(noises, signals), rtol=1e-4)
+
+
+@given(st.sampled_from(sorted(SAMPLERS)), st.integers(4, 30))
+def test_steps_never_go_back_and_end_with_the_last(name, steps):
+    scheduler = SAMPLERS[name]()
+    scheduler.set_timesteps(steps)
+    clock = Clock.begin(SimpleNamespace(scheduler=scheduler), float(scheduler.timesteps[0]))
+    for timestep in scheduler.timesteps:
+        clock.locate(float(timestep))
+    assert clock.calls == clock.total == len(scheduler.timesteps)
+    assert set(np.diff(clock.steps)) <= {0, 1}
+    assert (clock.steps[0], clock.steps[-1]) == (0, steps - 1)
+    assert all(level >= 0 for level in clock.sigmas)
 
 
 @pytest.mark.parametrize(
-    ("make", "steps"),
+    ("name", "steps"),
     [
-        (partial(DDIMScheduler, clip_sample=False), [0, 1, 2, 3]),
-        (EulerDiscreteScheduler, [0, 1, 2, 3]),
+        ("ddim", [0, 1, 2, 3]),
+        ("euler", [0, 1, 2, 3]),
         # One more call than steps: the first step is taken twice.
-        (partial(PNDMScheduler, skip_prk_steps=True), [0, 0, 1, 2, 3]),
+        ("plms", [0, 0, 1, 2, 3]),
         # Runge-Kutta: four calls for each of three steps, then one.
-        (PNDMScheduler, [0] * 4 + [1] * 4 + [2] * 4 + [3]),
+        ("pndm", [0] * 4 + [1] * 4 + [2] * 4 + [3]),
         # Second order: two calls a step, one for the last.
-        (HeunDiscreteScheduler, [0, 0, 1, 1, 2, 2, 3]),
-        (KDPM2DiscreteScheduler, [0, 0, 1, 1, 2, 2, 3]),
+        ("heun", [0, 0, 1, 1, 2, 2, 3]),
+        ("kdpm2", [0, 0, 1, 1, 2, 2, 3]),
     ],
-    ids=["ddim", "euler", "plms", "pndm", "heun", "kdpm2"],
 )
-def test_steps_of_samplers(make, steps):
-    scheduler = make(steps_offset=1)
-    pipe = make_pipe(scheduler=scheduler)
-    clock = clock_of(pipe, num_inference_steps=4)
-    assert clock["step"] == steps
-    np.testing.assert_allclose(clock["timestep"], [float(t) for t in pipe.scheduler.timesteps])
-    # KDPM2's and Euler's timesteps may lie between whole ones.
-    if not isinstance(scheduler, KDPM2DiscreteScheduler | EulerDiscreteScheduler):
-        want = [noise_over_signal(scheduler, timestep) for timestep in clock["timestep"]]
-        np.testing.assert_allclose(clock["sigma"], want, rtol=1e-4)
-    assert clock["sigma"][0] == max(clock["sigma"])
-
-
-def test_noise_levels_are_eulers_own():
-    pipe = make_pipe(scheduler=EulerDiscreteScheduler(timestep_spacing="linspace", steps_offset=1))
-    clock = clock_of(pipe, num_inference_steps=4)
-    np.testing.assert_allclose(clock["sigma"], pipe.scheduler.sigmas[:4], rtol=1e-4)
+def test_steps_of_samplers(name, steps):
+    assert watch(SAMPLERS[name](), 4).clock.steps == steps
 
 
 def test_no_signal_is_infinite_noise():
@@ -83,40 +169,161 @@ def test_no_signal_is_infinite_noise():
         timestep_spacing="trailing",
         prediction_type="v_prediction",
     )
-    clock = clock_of(make_pipe(scheduler=scheduler), num_inference_steps=2)
-    assert clock["timestep"][0] == 999
-    assert clock["sigma"][0] == np.inf
-    assert np.isfinite(clock["sigma"][1])
+    clock = watch(scheduler, 2).clock
+    assert clock.timesteps[0] == 999
+    assert clock.sigmas[0] == np.inf
+    assert np.isfinite(clock.sigmas[1])
 
 
-def test_image_to_image_starts_late():
+@pytest.mark.parametrize("name", ["ddim", "euler", "plms", "heun", "kdpm2", "dpm++2m", "unipc", "lcm"])
+@pytest.mark.parametrize("strength", [0.25, 0.75])
+def test_image_to_image_starts_late(name, strength):
     pipe = StableDiffusionImg2ImgPipeline(
         **parts(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
-    for scheduler in (DDIMScheduler(clip_sample=False, steps_offset=1), EulerDiscreteScheduler(steps_offset=1)):
-        pipe.scheduler = scheduler
-        image = np.full((1, 16, 16, 3), 0.5, np.float32)
-        clock = clock_of(pipe, image=image, strength=0.5, num_inference_steps=4)
-        assert clock["step"] == [0, 1]
-        np.testing.assert_allclose(clock["timestep"], [float(t) for t in scheduler.timesteps[2:]])
+    image = np.full((1, 16, 16, 3), 0.5, np.float32)
+    watched = watch(SAMPLERS[name](), 8, pipe, image=image, strength=strength)
+    clock, planned = watched.clock, [float(t) for t in pipe.scheduler.timesteps]
+    assert clock.timesteps == planned[-len(watched.calls) :]
+    assert clock.start == len(planned) - len(watched.calls)
+    if name != "plms":  # which takes its first step twice wherever it starts
+        assert clock.steps[-1] == round(8 * strength) - 1
+    assert clock.steps[0] == 0
 
 
-def test_flow_matching_mixes_noise_and_signal():
-    scheduler = FlowMatchEulerDiscreteScheduler()
+def test_a_scheduler_that_does_not_say_where_it_begins():
+    # DDIM keeps no begin index; PNDM lists its second timestep twice, so that the count decides.
+    scheduler = PNDMScheduler(skip_prk_steps=True)
     scheduler.set_timesteps(4)
+    late = SimpleNamespace(scheduler=scheduler, _num_timesteps=3)
+    assert Clock.begin(late, float(scheduler.timesteps[2])).start == 2
+    assert Clock.begin(SimpleNamespace(scheduler=scheduler), float(scheduler.timesteps[1])).start == 1
 
-    class Pipe:
-        pass
 
-    pipe = Pipe()
-    pipe.scheduler = scheduler
-    clock = Clock.begin(pipe, float(scheduler.timesteps[0]))
+def test_denoising_may_end_early():
+    # The first expert of an ensemble stops before the noise is gone, as denoising_end of SDXL.
+    scheduler = EulerDiscreteScheduler()
+    scheduler.set_timesteps(10)
+    clock = Clock.begin(SimpleNamespace(scheduler=scheduler, _num_timesteps=6), float(scheduler.timesteps[0]))
+    assert (clock.start, clock.total) == (0, 6)
+    second = SimpleNamespace(scheduler=scheduler, _num_timesteps=4)
+    assert Clock.begin(second, float(scheduler.timesteps[6])).start == 6
+
+
+def flowing(scheduler, steps, scale, passes=1, **settings):
+    """Drive a flow scheduler as its pipelines do: several passes a step, and a timestep scaled for the denoiser."""
+    scheduler.set_timesteps(steps, **settings)
+    pipe = SimpleNamespace(scheduler=scheduler)
+    sample, clock = torch.ones(1, 4), None
+    located = []
     for timestep in scheduler.timesteps:
-        clock.tick(float(timestep))
-    mixed = scheduler.sigmas[:4]
+        for _ in range(passes):
+            given_value = scale(float(timestep))
+            clock = clock or Clock.begin(pipe, given_value, passes)
+            located.append(clock.locate(given_value))
+        sample = scheduler.step(torch.zeros(1, 4), timestep, sample).prev_sample
+    return clock, located
+
+
+SCALES = {
+    "as it is": lambda t: t,
+    "flux": lambda t: t / 1000,
+    "lumina": lambda t: 1 - t / 1000,
+    "bfloat16": lambda t: float(torch.tensor(t, dtype=torch.bfloat16)),
+}
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("scale", SCALES)
+def test_flow_matching_mixes_noise_and_signal(scale, passes):
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    clock, located = flowing(scheduler, 28, SCALES[scale], passes, mu=1.15)
+    assert located == [(call, place) for call in range(28) for place in range(passes)]
+    assert clock.steps == list(range(28))
+    np.testing.assert_allclose(clock.timesteps, scheduler.timesteps)
+    assert clock.given == [SCALES[scale](float(t)) for t in scheduler.timesteps]
     assert clock.sigmas[0] == np.inf
-    np.testing.assert_allclose(clock.sigmas[1:], (mixed / (1 - mixed))[1:], rtol=1e-6)
+    one = torch.ones(1)
+    noises = [float(scheduler.scale_noise(0 * one, t[None], one)) for t in scheduler.timesteps[1:]]
+    signals = [float(scheduler.scale_noise(one, t[None], 0 * one)) for t in scheduler.timesteps[1:]]
+    np.testing.assert_allclose(clock.sigmas[1:], np.divide(noises, signals), rtol=1e-5)
+
+
+def test_flow_matching_of_second_order():
+    clock, _ = flowing(FlowMatchHeunDiscreteScheduler(), 4, SCALES["as it is"])
+    assert clock.steps == [0, 0, 1, 1, 2, 2, 3]
+    share = np.divide(clock.timesteps[1:], 1000)
+    np.testing.assert_allclose(clock.sigmas[1:], share / (1 - share), rtol=1e-5)
+
+
+def test_flow_sigmas_of_other_samplers():
+    # Wan's sampler: UniPC on a flow; its sigmas are shares of noise although it has alphas.
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    clock, _ = flowing(scheduler, 6, SCALES["as it is"])
+    share = scheduler.sigmas[:6].double().numpy()
+    np.testing.assert_allclose(clock.sigmas, share / (1 - share), rtol=1e-6)
+
+
+def test_inverted_flow_starts_with_noise():
+    # Mochi counts signal instead of noise.
+    scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    clock, _ = flowing(scheduler, 4, SCALES["as it is"])
+    assert clock.sigmas[0] == np.inf
+    assert clock.sigmas == sorted(clock.sigmas, reverse=True)
+
+
+def test_consistency_on_a_circle():
+    # Signal is cos(t), noise sin(t).
+    scheduler = SCMScheduler()
+    scheduler.set_timesteps(2, intermediate_timesteps=1.3)
+    clock = Clock.begin(SimpleNamespace(scheduler=scheduler, _num_timesteps=2), float(scheduler.timesteps[0]))
+    for timestep in scheduler.timesteps[:-1]:
+        clock.locate(float(timestep))
+    assert clock.steps == [0, 1]
+    assert clock.sigmas[1] == pytest.approx(np.sin(1.3) / np.cos(1.3))
+
+
+def test_a_timestep_that_is_not_the_schedulers():
+    # Some denoisers get something else altogether, such as a noise level: the scheduler's list counts.
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    clock, _ = flowing(scheduler, 4, lambda t: float(np.log(t + 1) / 4))
+    np.testing.assert_allclose(clock.timesteps, scheduler.timesteps)
+    assert clock.given[0] == pytest.approx(np.log(1001) / 4)
+
+
+def begun(passes, steps=4):
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(steps)
+    times = [float(t) for t in scheduler.timesteps]
+    return Clock.begin(SimpleNamespace(scheduler=scheduler), times[0], passes), times
+
+
+def test_more_passes_than_expected():
+    clock, times = begun(1)
+    clock.locate(times[0])
+    with pytest.raises(ObservationError, match="in call 1 as in the one before.*more than 1 pass a call"):
+        clock.locate(times[0])
+
+
+def test_fewer_passes_than_expected():
+    clock, times = begun(2)
+    assert clock.locate(times[0]) == (0, 0)
+    with pytest.raises(ObservationError, match="pass 2 of call 0.*expected to make 2 passes a call"):
+        clock.locate(times[1])
+
+
+def test_passes_beyond_the_last():
+    clock, times = begun(2, steps=1)
+    assert [clock.locate(times[0]) for _ in range(2)] == [(0, 0), (0, 1)]
+    assert clock.calls == 1
+    with pytest.raises(ObservationError, match="3th time in a run of 1 calls of 2 passes each"):
+        clock.locate(times[0])
+
+
+def test_ticks_count_calls():
+    clock, times = begun(1)
+    assert [clock.tick(timestep) for timestep in times] == [0, 1, 2, 3]
 
 
 def test_more_calls_than_planned(pipe):
