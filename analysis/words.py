@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
+from attlas.schemas.words import covered, has_word, spans
 
 __all__ = ["has_word", "prompts", "spans", "word_tokens"]
 
@@ -63,7 +63,7 @@ def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | No
     name = leaf or next((name for name, own in trace.leaves.items() if own.kind == "text"), next(iter(trace.leaves)))
     tokens = trace.tokens(name).sel(branch=branch)
     starts, ends = tokens["token_start"].values, tokens["token_end"].values
-    matched = np.stack([_overlap(*row) for row in zip(starts, ends, found, strict=True)])
+    matched = np.stack([covered(*row) for row in zip(starts, ends, found, strict=True)])
     if not matched.any():
         raise InvalidValueError(
             f"word {word!r} stands in the prompt beyond the {matched.shape[1]} tokens that the model sees"
@@ -76,23 +76,6 @@ def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | No
     )
 
 
-def spans(text: str, word: str) -> list[tuple[int, int]]:
-    """Places of `word` in `text` as ``(start, end)``, whole words only, case ignored, any white space alike.
-
-    Examples
-    --------
-    >>> spans("A cat, a catalogue and a CAT", "cat")
-    [(2, 5), (25, 28)]
-    """
-    pattern = r"\s+".join(re.escape(part) for part in word.split())
-    return [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
-
-
-def has_word(text: str, word: str) -> bool:
-    """Whether `word` stands in `text` as a whole word or phrase."""
-    return bool(spans(text, word))
-
-
 def prompts(trace: Trace, branch: str = "cond") -> list[str]:
     """Text that the branch was conditioned on, one per run; the negative prompt (or nothing) for other branches."""
     if branch not in trace.branches:
@@ -101,10 +84,3 @@ def prompts(trace: Trace, branch: str = "cond") -> list[str]:
         return [str(text) for text in trace.runs["prompt"].values]
     requests: Iterable[dict[str, object]] = (json.loads(str(text) or "{}") for text in trace.runs["request"].values)
     return [str(request.get("negative_prompt") or "") for request in requests]
-
-
-def _overlap(starts: NDArray[np.int32], ends: NDArray[np.int32], found: list[tuple[int, int]]) -> NDArray[np.bool_]:
-    hit = np.zeros(starts.shape, dtype=bool)
-    for first, last in found:
-        hit |= (starts >= 0) & (starts < last) & (ends > first)
-    return hit

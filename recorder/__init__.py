@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attlas.recorder.capture import Capture
-    from attlas.recorder.families import Family, register_family
+    from attlas.recorder.families import register_family
+    from attlas.recorder.family import Family
     from attlas.recorder.inventory import Site, sites
     from attlas.recorder.jobs import record
     from attlas.recorder.pipelines import load_pipeline
@@ -18,7 +19,7 @@ __all__ = ["Capture", "Family", "Recorder", "Site", "load_pipeline", "record", "
 
 _HOME = {
     "Capture": "capture",
-    "Family": "families",
+    "Family": "family",
     "Recorder": "recording",
     "Site": "inventory",
     "load_pipeline": "pipelines",

@@ -23,8 +23,8 @@ class Capture:
     detail
         ``full`` keeps every call, head, query and key; ``summary`` only the means (about 20 times smaller).
     encoding
-        ``dense`` stores ln of the attention, ``factors`` stores Q and K; ``auto`` takes dense unless that needs
-        more than 4 times the bytes of the factors.
+        ``dense`` stores ln of the attention, ``factors`` stores Q and K, ``both`` both; ``auto`` takes dense unless
+        that needs more than 4 times the bytes of the factors.
     precision
         ``exact``, ``balanced`` or ``small``: mantissa bits kept in the large arrays.
     layers
@@ -34,6 +34,9 @@ class Capture:
         The stored ``t`` carries the original call numbers.
     heads
         Head numbers to keep in every layer; None keeps all.
+    keys
+        Which keys of a softmax over text are kept: ``"all"``; ``"prompt"``, the text only, where text and picture share
+        one softmax; or words, which every prompt must have. The attention to those that are kept is exact all the same.
     branches
         ``"all"``, or names of guidance branches such as ``("cond",)``.
 
@@ -61,6 +64,7 @@ class Capture:
     layers: str | Iterable[str] | None = None
     steps: Iterable[int] | slice | None = None
     heads: Iterable[int] | None = None
+    keys: str | Iterable[str] = "all"
     branches: str | Iterable[str] = "all"
 
     def __post_init__(self) -> None:
@@ -79,6 +83,10 @@ class Capture:
         object.__setattr__(self, "heads", _numbers("heads", self.heads))
         if not isinstance(self.steps, slice):
             object.__setattr__(self, "steps", _numbers("steps", self.steps))
+        if isinstance(self.keys, str) and self.keys not in ("all", "prompt"):
+            raise unknown_name("keys", self.keys, ("all", "prompt"), where="for words give a list, such as ['cat']")
+        if not isinstance(self.keys, str):
+            object.__setattr__(self, "keys", _names("keys", self.keys))
         if self.branches != "all":
             object.__setattr__(self, "branches", _names("branches", self.branches))
 

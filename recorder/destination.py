@@ -10,7 +10,7 @@ from pathlib import Path
 from attlas.schemas import Leaf, Manifest, Store, create_store, leaf_names, open_store
 from attlas.schemas.errors import AttlasError, InvalidValueError, ObservationError, StoreMismatchError
 
-__all__ = ["check_geometry", "check_present", "make_store", "open_matching", "storing"]
+__all__ = ["check_geometry", "check_present", "make_store", "open_matching", "storing", "text_room"]
 
 
 @contextmanager
@@ -63,6 +63,7 @@ def make_store(
     kept: tuple[int, ...],
     image_shape: tuple[int, int],
     reference_shape: tuple[int, int] | None,
+    frames: int | None,
 ) -> Store:
     """Create the store in one step: it is laid out under another name and renamed when it is whole.
 
@@ -70,12 +71,12 @@ def make_store(
     """
     details = (manifest, leaves, branches, len(kept), image_shape, reference_shape)
     if path is None:
-        return create_store(None, *details, t_labels=kept)
+        return create_store(None, *details, t_labels=kept, frames=frames)
     target = Path(path)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        create_store(draft, *details, t_labels=kept)
+        create_store(draft, *details, t_labels=kept, frames=frames)
         try:
             draft.rename(target)
         except OSError:
@@ -97,6 +98,7 @@ def check_geometry(
     kept: tuple[int, ...],
     image_shape: tuple[int, int],
     reference_shape: tuple[int, int] | None,
+    frames: int | None,
 ) -> None:
     """Check that a run of this geometry fits into `store`; every difference is named at once."""
     different = []
@@ -106,6 +108,7 @@ def check_geometry(
         "branches": (store.branches, branches),
         "picture size": (store.image_shape, image_shape),
         "reference size": (store.reference_shape, reference_shape),
+        "frames of the video": (store.frames, frames),
     }
     for what, (held, got) in pairs.items():
         if held != got:
@@ -121,6 +124,14 @@ def check_geometry(
         raise StoreMismatchError(_mismatch(store.path or "the store in memory", different))
 
 
+def text_room(store: Store) -> int | None:
+    """Places for text tokens that the leaves of `store` have; None where it has no text."""
+    rooms = [
+        (leaf.key_segments or ("text",) * leaf.keys).count("text") for leaf in store.leaves.values() if leaf.has_tokens
+    ]
+    return max(rooms, default=None)
+
+
 def check_present(store: Store) -> None:
     """Raise what `storing` understands if the store's folder went away while it was written."""
     if store.path is not None and not (Path(store.path) / "zarr.json").is_file():
@@ -134,9 +145,11 @@ def _check_parent(path: Path) -> None:
         raise InvalidValueError(f"a store cannot be made at {path}: {parent} {problem}")
 
 
-def _short(value: tuple[object, ...] | None) -> str:
+def _short(value: tuple[object, ...] | int | None) -> str:
     if value is None:
         return "none"
+    if isinstance(value, int):
+        return str(value)
     return str(value) if len(value) <= 4 else f"{len(value)} ({value[0]} to {value[-1]})"
 
 

@@ -1,94 +1,54 @@
-"""What differs between pipelines: where the denoiser is, how guidance orders its rows, what cross-attention looks at.
+"""The table of pipeline families, and what it says of a pipeline.
 
 Branch order cannot be seen in the tensors, so it is a table; a pipeline that is not in it is refused rather than
 labelled by guess.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 
-from attlas.schemas.errors import CaptureError, InvalidValueError, unknown_name
+from attlas.recorder.family import Family, effective
+from attlas.schemas.errors import CaptureError, InvalidValueError
 
-__all__ = ["FAMILIES", "Family", "denoiser_of", "family_of", "patch_keys", "pictures_of", "register_family"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """Facts about pipelines that share one denoising loop.
-
-    Parameters
-    ----------
-    name
-        Label used in messages.
-    pipelines
-        Class names; subclasses count too.
-    cross
-        What the keys of cross-attention are: ``text`` or ``image``.
-    branches
-        The row orders that occur, one tuple for each number of rows in a picture's batch.
-    batch
-        Request arguments whose length is the number of pictures, the first given one counts.
-    reference
-        Request argument that holds the reference image, or None.
-    picture
-        Request argument whose size the generated picture has, where height and width are not arguments.
-    denoiser
-        Attribute of the pipeline that holds the denoiser.
-
-    Examples
-    --------
-    >>> Family("mine", ("MyPipeline",), "text", (("cond",), ("cond", "uncond"))).labels(2)
-    ('cond', 'uncond')
-    """
-
-    name: str
-    pipelines: tuple[str, ...]
-    cross: str
-    branches: tuple[tuple[str, ...], ...] = (("cond",), ("uncond", "cond"))
-    batch: tuple[str, ...] = ("prompt", "prompt_embeds")
-    reference: str | None = None
-    picture: str | None = None
-    denoiser: str = "unet"
-
-    def labels(self, rows: int) -> tuple[str, ...]:
-        """Branch names of a batch with `rows` rows a picture."""
-        for order in self.branches:
-            if len(order) == rows:
-                return order
-        known = ", ".join(f"{len(order)} {list(order)}" for order in self.branches)
-        raise CaptureError(
-            f"the denoiser got {rows} rows for one picture; pipelines of family {self.name!r} have {known}: "
-            "the order of its guidance branches is not known; register_family(Family(...)) can name it"
-        )
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """All branch names that can occur."""
-        return tuple(dict.fromkeys(name for order in self.branches for name in order))
+__all__ = ["FAMILIES", "Family", "denoiser_of", "family_of", "pictures_of", "register_family"]
 
 
-_PLAIN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
-_LARGE = tuple(name.replace("Diffusion", "DiffusionXL") for name in _PLAIN)
+def _guided(pipe: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Wan, Lumina 2: the prompt, then the negative prompt, where guidance is on."""
+    return ("cond", "uncond") if effective(pipe, arguments, "guidance_scale") > 1 else ("cond",)
+
+
+def _true_guidance(pipe: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """FLUX, Qwen-Image: a second pass only where a negative prompt is given."""
+    negative = any(arguments.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds"))
+    return ("cond", "uncond") if negative and effective(pipe, arguments, "true_cfg_scale") > 1 else ("cond",)
+
+
+_TASKS = ("", "Img2Img", "Inpaint")
+_STABLE = tuple(
+    f"StableDiffusion{size}{control}{task}Pipeline"
+    for size in ("", "XL")
+    for control in ("", "ControlNet", "ControlNetUnion")
+    for task in _TASKS
+)
 
 FAMILIES: list[Family] = [
-    Family("stable diffusion", _PLAIN + _LARGE, "text", reference="ip_adapter_image"),
+    Family(
+        "stable diffusion",
+        (*_STABLE, "StableDiffusionUpscalePipeline", "StableDiffusionDepth2ImgPipeline"),
+        "text",
+        reference="ip_adapter_image",
+    ),
     Family(
         "instruct-pix2pix",
         ("StableDiffusionInstructPix2PixPipeline",),
         "text",
         branches=(("cond",), ("cond", "image_uncond", "uncond")),
     ),
-    Family(
-        "paint by example",
-        ("PaintByExamplePipeline",),
-        "image",
-        batch=("image",),
-        reference="example_image",
-    ),
+    Family("paint by example", ("PaintByExamplePipeline",), "image", batch=("image",), reference="example_image"),
     Family(
         "try-on",
         ("TryOnPipeline",),
@@ -97,14 +57,68 @@ FAMILIES: list[Family] = [
         reference="reference_image",
         picture="figure_image",
     ),
+    Family(
+        "stable diffusion 3",
+        tuple(f"StableDiffusion3{task}Pipeline" for task in _TASKS),
+        "text",
+        denoiser="transformer",
+    ),
+    Family(
+        "flux",
+        (*(f"Flux{task}Pipeline" for task in _TASKS), "FluxFillPipeline", "FluxControlPipeline", "ChromaPipeline"),
+        "text",
+        denoiser="transformer",
+        passes=_true_guidance,
+    ),
+    Family(
+        "flux kontext",
+        ("FluxKontextPipeline",),
+        "text",
+        denoiser="transformer",
+        passes=_true_guidance,
+        reference="image",
+    ),
+    Family(
+        "qwen image",
+        ("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+        "text",
+        denoiser="transformer",
+        passes=_true_guidance,
+        ragged=True,
+    ),
+    Family(
+        "qwen image edit",
+        ("QwenImageEditPipeline",),
+        "text",
+        denoiser="transformer",
+        passes=_true_guidance,
+        ragged=True,
+        reference="image",
+    ),
+    # Several references of one picture: none of them is the one that a store has room for.
+    Family(
+        "qwen image edit plus",
+        ("QwenImageEditPlusPipeline",),
+        "text",
+        denoiser="transformer",
+        passes=_true_guidance,
+        ragged=True,
+    ),
+    Family("lumina 2", ("Lumina2Pipeline",), "text", denoiser="transformer", passes=_guided, ragged=True),
+    Family(
+        "diffusion transformer",
+        ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "HunyuanDiTPipeline", "SanaPipeline"),
+        "text",
+        denoiser="transformer",
+    ),
+    Family("wan", ("WanPipeline",), "text", denoiser="transformer", passes=_guided),
+    Family("video transformer", ("CogVideoXPipeline", "LTXPipeline"), "text", denoiser="transformer"),
 ]
 """Known families; `register_family` puts a new one in front."""
 
 
 def register_family(family: Family) -> None:
     """Make `family` known, before the ones that are there, so that it may also replace one of them."""
-    if family.cross not in ("text", "image"):
-        raise unknown_name("kind of cross-attention", family.cross, ("text", "image"))
     FAMILIES.insert(0, family)
 
 
@@ -146,7 +160,8 @@ def pictures_of(family: Family, request: Mapping[str, Any]) -> int:
     for name in family.batch:
         value = request.get(name)
         if value is not None:
-            return _length(name, value) * int(request.get("num_images_per_prompt") or 1)
+            each = request.get("num_images_per_prompt") or request.get("num_videos_per_prompt") or 1
+            return _length(name, value) * int(each)
     raise InvalidValueError(f"a request of {family.name} needs {' or '.join(repr(name) for name in family.batch)}")
 
 
@@ -158,24 +173,3 @@ def _length(name: str, value: Any) -> int:
         return len(value)
     shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))
     return int(shape[0]) if name.endswith("embeds") or len(shape) == 4 else 1
-
-
-def patch_keys(pipe: Any, keys: int) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
-    """Segment, row and column of each image key, from the image encoder's own picture and patch size.
-
-    Patches are row-major, after the class token where there is one. Keys that are no patches (a single class
-    token, the tokens of an IP-Adapter) get -1.
-    """
-    config = getattr(getattr(pipe, "image_encoder", None), "config", None)
-    config = getattr(config, "vision_config", config)
-    size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    side = size // patch if isinstance(size, int) and isinstance(patch, int) and patch else 0
-    rows = tuple(i // side for i in range(side * side)) if side else ()
-    columns = tuple(i % side for i in range(side * side)) if side else ()
-    if keys == 1:
-        return ("cls",), (-1,), (-1,)
-    if side and keys == side * side:
-        return ("reference",) * keys, rows, columns
-    if side and keys == side * side + 1:
-        return ("cls", *("reference",) * (keys - 1)), (-1, *rows), (-1, *columns)
-    return ("reference",) * keys, (-1,) * keys, (-1,) * keys

@@ -1,17 +1,21 @@
 """From what the first denoiser call showed to the leaves of a store."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from attlas.recorder.capture import Capture
-from attlas.recorder.families import patch_keys
-from attlas.recorder.inventory import Site
-from attlas.schemas import Leaf
-from attlas.schemas.errors import CaptureError, ObservationError
+import numpy as np
 
-__all__ = ["SiteShape", "build_leaves", "check_grid", "head_labels"]
+from attlas.recorder.capture import Capture
+from attlas.recorder.family import Family
+from attlas.recorder.inventory import Site
+from attlas.recorder.scenes import Part
+from attlas.schemas import Leaf
+from attlas.schemas.errors import CaptureError
+
+__all__ = ["SiteShape", "build_leaves", "head_labels"]
 
 DENSE_LIMIT = 4
 """`auto` stores the attention itself unless that takes more than this many times the bytes of its factors."""
@@ -19,19 +23,29 @@ DENSE_LIMIT = 4
 
 @dataclass(frozen=True)
 class SiteShape:
-    """What a kernel call showed of a site; heads are those kept."""
+    """What a kernel call showed of a site; heads and keys are those kept.
+
+    ``parts`` are the stretches of its keys; ``masked`` says whether its logits have a mask: ``keys`` (it is a channel
+    of Q and K), ``queries`` (it differs from query to query) or empty. ``partial``: more keys took part in it.
+    """
 
     site: Site
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     heads: tuple[int, ...]
     channels: int
-    keys: int
-    masked: bool
+    parts: tuple[Part, ...]
+    masked: str = ""
+    partial: bool = False
+
+    @property
+    def keys(self) -> int:
+        """Number of keys."""
+        return sum(part.tokens for part in self.parts)
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Sites with the same group share a leaf."""
-        return self.site.kind, self.grid, self.heads, self.channels, self.keys
+        return self.site.kind, self.grid, self.heads, self.channels, self.parts, bool(self.site.order), self.masked
 
 
 def head_labels(capture: Capture, heads: int) -> tuple[int, ...]:
@@ -39,7 +53,9 @@ def head_labels(capture: Capture, heads: int) -> tuple[int, ...]:
     return tuple(range(heads)) if capture.heads is None else tuple(capture.heads)
 
 
-def build_leaves(pipe: Any, shapes: Iterable[SiteShape], capture: Capture, calls: int) -> tuple[Leaf, ...]:
+def build_leaves(
+    pipe: Any, family: Family, shapes: Iterable[SiteShape], capture: Capture, calls: int
+) -> tuple[Leaf, ...]:
     """Group sites into leaves, in the order in which they computed, and choose each leaf's encoding.
 
     `calls` is the number of calls kept of a run. Warns where a site has one key only: its softmax is 1, so that
@@ -48,8 +64,8 @@ def build_leaves(pipe: Any, shapes: Iterable[SiteShape], capture: Capture, calls
     groups: dict[tuple[Any, ...], list[SiteShape]] = {}
     for shape in shapes:
         groups.setdefault(shape.group, []).append(shape)
-    leaves = tuple(_leaf(pipe, members, capture, calls) for members in groups.values())
-    single = [leaf.layers[0] for leaf in leaves if leaf.keys == 1]
+    leaves = tuple(_leaf(pipe, family, members, capture, calls) for members in groups.values())
+    single = [leaf.layers[0] for leaf in leaves if leaf.keys == 1 and not leaf.partial]
     if single:
         warnings.warn(
             f"{single[0]} and its like have one key: the softmax over keys is 1 whatever Q and K are, so these maps "
@@ -60,70 +76,112 @@ def build_leaves(pipe: Any, shapes: Iterable[SiteShape], capture: Capture, calls
     return leaves
 
 
-def _leaf(pipe: Any, members: list[SiteShape], capture: Capture, calls: int) -> Leaf:
+def _leaf(pipe: Any, family: Family, members: list[SiteShape], capture: Capture, calls: int) -> Leaf:
     first = members[0]
-    kind, queries, keys = first.site.kind, first.grid[0] * first.grid[1], first.keys
-    segments: tuple[str, ...] = ()
-    rows: tuple[int, ...] = ()
-    columns: tuple[int, ...] = ()
-    if kind == "image" and first.site.order:
-        # Tokens of an IP-Adapter are no patches, however many there are.
-        segments, rows, columns = ("reference",) * keys, (-1,) * keys, (-1,) * keys
-    elif kind == "image":
-        segments, rows, columns = patch_keys(pipe, keys)
-    elif kind == "self":
-        if keys != queries:
-            raise CaptureError(
-                f"{first.site.path} has {keys} keys for the {queries} queries of its own grid: its keys are more "
-                "than the picture, and are not known; leave it out of Capture(layers=...)"
-            )
-        segments = ("self",) * keys
-        rows = tuple(place // first.grid[1] for place in range(keys))
-        columns = tuple(place % first.grid[1] for place in range(keys))
+    labels: list[KeyLabel] = []
+    if first.site.kind == "image":
+        labels = _image_keys(pipe, family, first)
+    elif first.site.kind != "text":
+        labels = [label for part in first.parts for label in part_labels(part)]
+    encoding = _encoding(members, capture, calls)
     return Leaf(
-        kind=kind,
+        kind=first.site.kind,
         query_grid=first.grid,
         heads=len(first.heads),
         channels=first.channels,
-        layers=tuple(member.site.path for member in members),
-        keys=keys,
-        key_segments=segments,
-        key_y=rows,
-        key_x=columns,
-        encoding=_encoding(members, capture, calls),
-        keys_vary=kind == "self",
+        layers=tuple(member.site.label for member in members),
+        keys=first.keys,
+        key_segments=tuple(label.segment for label in labels),
+        key_y=tuple(label.y for label in labels),
+        key_x=tuple(label.x for label in labels),
+        encoding=encoding,
+        keys_vary=first.site.kind in ("self", "joint") or first.site.varies,
         head_labels=first.heads,
+        key_frame=tuple(label.frame for label in labels) if len(first.grid) == 3 and labels else (),
+        key_picture=tuple(label.picture for label in labels),
+        masked=first.masked == "keys",
+        partial=first.partial,
     )
 
 
 def _encoding(members: list[SiteShape], capture: Capture, calls: int) -> str:
     if capture.detail == "summary":
         return "none"
-    masked = next((member.site.path for member in members if member.masked), None)
-    if masked is not None and capture.encoding == "factors":
-        raise CaptureError(
-            f"{masked} adds a mask to its logits, which Q and K do not hold; record it with encoding='dense'"
-        )
+    masked = next((member.site.path for member in members if member.masked == "queries"), None)
+    partial = next((member.site.path for member in members if member.partial), None)
+    if capture.encoding in ("factors", "both"):
+        if masked is not None:
+            raise CaptureError(
+                f"{masked} adds a mask to its logits that differs from query to query, which Q and K do not hold; "
+                "record it with encoding='dense'"
+            )
+        if partial is not None:
+            raise CaptureError(
+                f"{partial} keeps {members[0].keys} of its keys, and Q and K need them all for the softmax; record it "
+                "with encoding='dense', or with keys='all'"
+            )
     if capture.encoding != "auto":
         return capture.encoding
     first = members[0]
-    queries = first.grid[0] * first.grid[1]
-    key_calls = calls if first.site.kind == "self" else 1
+    queries = math.prod(first.grid)
+    key_calls = calls if first.site.kind in ("self", "joint") or first.site.varies else 1
     dense = calls * queries * first.keys
     factors = (calls * queries + key_calls * first.keys) * first.channels
-    return "dense" if masked is not None or dense <= DENSE_LIMIT * factors else "factors"
+    return "dense" if masked or partial or dense <= DENSE_LIMIT * factors else "factors"
 
 
-def check_grid(site: Site, grid: tuple[int, int] | None, queries: int) -> tuple[int, int]:
-    """Return the grid of a site's queries, or say why it is not known."""
-    if grid is None:
-        raise CaptureError(
-            f"the query grid of {site.path} is not known: neither the module nor a Transformer2DModel around it gets "
-            "a picture-shaped input; leave it out of Capture(layers=...)"
-        )
-    if grid[0] * grid[1] != queries:
-        raise ObservationError(
-            f"{site.path} has {queries} queries, but its input is a picture of {grid[0]}x{grid[1]}; "
-            "leave it out of Capture(layers=...)"
-        )
-    return grid
+@dataclass(frozen=True)
+class KeyLabel:
+    """What one key is, and where in its picture."""
+
+    segment: str
+    frame: int = -1
+    y: int = -1
+    x: int = -1
+    picture: int = -1
+
+
+def part_labels(part: Part) -> list[KeyLabel]:
+    """Labels of a stretch of keys, row by row."""
+    if part.segment == "text":
+        return [KeyLabel("text")] * part.tokens
+    return [
+        KeyLabel(part.segment, place[0] if len(place) == 3 else 0, place[-2], place[-1], part.picture)
+        for place in np.ndindex(*part.grid)
+    ]
+
+
+def _image_keys(pipe: Any, family: Family, shape: SiteShape) -> list[KeyLabel]:
+    """Labels of the keys of cross-attention to an image.
+
+    By default the patches of the pipeline's image encoder, by its own picture and patch size, after the class token
+    where there is one. Keys that are no patches (a single class token, the tokens of an IP-Adapter) have no place.
+    """
+    keys = shape.keys
+    if shape.site.order:
+        return [KeyLabel("reference", picture=0)] * keys
+    grid = None if family.key_grid is None else family.key_grid(shape.site.path, keys, shape.grid)
+    if grid is not None:
+        if grid[0] * grid[1] != keys:
+            raise CaptureError(
+                f"key_grid of family {family.name!r} says {grid[0]}x{grid[1]} for {shape.site.path}, which has {keys} "
+                "keys"
+            )
+        return part_labels(Part("reference", grid, 0))
+    if keys == 1:
+        return [KeyLabel("cls")]
+    side = _patch_side(pipe)
+    patches = part_labels(Part("reference", (side, side), 0))
+    if side and keys == len(patches):
+        return patches
+    if side and keys == len(patches) + 1:
+        return [KeyLabel("cls"), *patches]
+    return [KeyLabel("reference", picture=0)] * keys
+
+
+def _patch_side(pipe: Any) -> int:
+    """Patches along a side of the picture that the pipeline's image encoder looks at; 0 where it does not say."""
+    config = getattr(getattr(pipe, "image_encoder", None), "config", None)
+    config = getattr(config, "vision_config", config)
+    size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    return size // patch if isinstance(size, int) and isinstance(patch, int) and patch else 0

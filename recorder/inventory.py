@@ -10,8 +10,10 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from attlas.recorder.anatomy import Anatomy, anatomy_of
 from attlas.recorder.capture import Capture
-from attlas.recorder.families import Family, denoiser_of, family_of
+from attlas.recorder.families import denoiser_of, family_of
+from attlas.recorder.family import Family
 from attlas.recorder.observe import is_compiled
 from attlas.recorder.rehearsal import rehearse
 from attlas.schemas.errors import CaptureError, unknown_name
@@ -25,7 +27,10 @@ class Site:
 
     ``path`` is the module's path inside the denoiser, as a store labels it. ``grid`` and ``keys`` are those of the
     pipeline's default picture size, None where they show only in a run. ``order`` says which of the module's
-    kernel calls it is: an IP-Adapter module makes one for the text and then one for the image.
+    kernel calls it is: an IP-Adapter module makes one for the text and then one for each image. ``label`` is the
+    layer's name in a store: the path, or that of the projection where a module looks at several images. ``varies`` says
+    that its keys change from call to call although they are not the picture's own. ``reason`` says why it cannot be
+    recorded; empty where it can.
     """
 
     path: str
@@ -34,6 +39,13 @@ class Site:
     grid: tuple[int, int] | None = None
     keys: int | None = None
     order: int = 0
+    label: str = ""
+    varies: bool = False
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.path)
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Subject:
 
     pipe: Any
     family: Family
+    anatomy: Anatomy
     denoiser: nn.Module
     capture: Capture
     sites: tuple[Site, ...]
@@ -123,7 +136,10 @@ def select(pipe: Any, capture: Capture) -> Subject:
     """Find what `capture` asks for in `pipe`, or say what of it the pipeline does not have."""
     family = family_of(pipe)
     denoiser = core(denoiser_of(pipe, family))
-    found = _sites(denoiser, family)
+    anatomy = anatomy_of(denoiser)
+    every = _sites(denoiser, family)
+    found = [site for site in every if not site.reason]
+    _check_recordable(pipe, every, capture)
     present = tuple(dict.fromkeys(site.kind for site in found))
     kinds = capture.kinds
     if kinds is None:
@@ -131,11 +147,6 @@ def select(pipe: Any, capture: Capture) -> Subject:
     if not set(kinds) & set(present):
         where = f"{type(pipe).__name__}: it has no attention of that kind"
         raise unknown_name("kind", ", ".join(kinds), present, where=where)
-    if "joint" in kinds:
-        raise CaptureError(
-            f"{type(pipe).__name__} has joint attention (text and picture share one softmax), which cannot be "
-            f"recorded; of it can be: {', '.join(kind for kind in present if kind != 'joint') or 'nothing'}"
-        )
     chosen = [site for site in found if site.kind in kinds]
     for pattern in capture.layers or ():
         if not any(fnmatchcase(site.path, pattern) for site in chosen):
@@ -149,21 +160,56 @@ def select(pipe: Any, capture: Capture) -> Subject:
                 raise unknown_name("branch", branch, family.branch_names, where=type(pipe).__name__)
     orders = Counter(site.path for site in found)
     compiled = is_compiled(denoiser_of(pipe, family))
-    return Subject(pipe, family, denoiser, capture, tuple(chosen), orders, compiled)
+    return Subject(pipe, family, anatomy, denoiser, capture, tuple(chosen), orders, compiled)
 
 
 def _sites(denoiser: nn.Module, family: Family) -> list[Site]:
+    anatomy = anatomy_of(denoiser)
     found = []
     for path, module in attention_modules(denoiser).items():
-        cross = bool(getattr(module, "is_cross_attention", False))
         heads = int(getattr(module, "heads", 0))
-        joint = getattr(module, "add_k_proj", None) is not None
-        found.append(Site(path, "joint" if joint else family.cross if cross else "self", heads))
-        if cross and hasattr(getattr(module, "processor", None), "to_k_ip"):
-            found.append(Site(path, "image", heads, order=1))
+        reason = anatomy.reason(path)
+        for order, (kind, label) in enumerate(_calls(path, module, family, anatomy)):
+            varies = family.keys_vary and kind == "image"
+            found.append(Site(path, kind, heads, order=order, label=label, varies=varies, reason=reason))
     if not found:
         raise CaptureError(f"{type(denoiser).__name__} has no attention module that attlas knows")
     return found
+
+
+def _calls(path: str, module: nn.Module, family: Family, anatomy: Anatomy) -> list[tuple[str, str]]:
+    """Kind and label of each kernel call that a module makes in one pass, in order."""
+    said, known = family.kind_of(path), anatomy.kinds_of(path)
+    cross = bool(getattr(module, "is_cross_attention", False))
+    if said is not None:
+        kinds = [said]
+    elif known is not None:
+        kinds = list(known)
+    elif cross and getattr(module, "add_k_proj", None) is not None:
+        # The picture that a video starts from comes before the text.
+        kinds = ["image", "text"]
+    else:
+        kinds = [family.cross if cross else "self"]
+    calls = [(kind, path) for kind in kinds]
+    adapters = getattr(getattr(module, "processor", None), "to_k_ip", None)
+    if adapters is not None:
+        several = len(adapters) > 1
+        calls += [("image", f"{path}.processor.to_k_ip.{n}" if several else path) for n in range(len(adapters))]
+    return calls
+
+
+def _check_recordable(pipe: Any, every: list[Site], capture: Capture) -> None:
+    """Say why a layer that is asked for by name cannot be recorded."""
+    silent = [site for site in every if site.reason]
+    for pattern in capture.layers or ():
+        fitting = [site for site in every if fnmatchcase(site.path, pattern)]
+        if fitting and all(site.reason for site in fitting):
+            raise CaptureError(
+                f"layers {pattern!r} of {type(pipe).__name__} cannot be recorded: {fitting[0].path}: "
+                f"{fitting[0].reason}; others can: choose from sites(pipe)"
+            )
+    if len(silent) == len(every):
+        raise CaptureError(f"{type(pipe).__name__} cannot be recorded: {silent[0].path}: {silent[0].reason}")
 
 
 def _check_heads(chosen: list[Site], heads: Iterable[int] | None) -> None:

@@ -11,14 +11,16 @@ from attlas.recorder.clock import Clock
 from attlas.recorder.destination import check_geometry, check_present, make_store, storing
 from attlas.recorder.geometry import build_leaves
 from attlas.recorder.inventory import Subject
+from attlas.recorder.key_labels import in_sequence, only
 from attlas.recorder.pictures import generated_pictures
 from attlas.recorder.requests import Request
 from attlas.recorder.scribe import Copied, Scribe
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Geometry
 from attlas.recorder.tokens import TokenLabels, label_tokens, unlabelled
-from attlas.schemas import Manifest, Store
-from attlas.schemas.errors import ObservationError
+from attlas.schemas import Leaf, Manifest, Store
+from attlas.schemas.errors import CaptureError, ObservationError
+from attlas.schemas.words import covered, spans
 
 __all__ = ["Annotate", "Job"]
 
@@ -75,23 +77,40 @@ class Job:
         """Make the store or check that the run fits into it; return what takes the copies of kernel calls."""
         request = self._request
         reference = None if request.references is None else request.references[0].shape[:2]
+        subject = self._subject
         fit = (
-            build_leaves(self._subject.pipe, geometry.shapes, self._subject.capture, len(geometry.kept)),
+            build_leaves(subject.pipe, subject.family, geometry.shapes, subject.capture, len(geometry.kept)),
             geometry.branches,
             geometry.kept,
             geometry.image_shape,
             None if reference is None else (reference[0], reference[1]),
+            geometry.frames,
         )
         with storing(self._path, "the store"):
             if self.store is None:
                 self.store = make_store(self._path, self._manifest, *fit)
             check_geometry(self.store, *fit)
-        # Here and not in the writer, because the next call of the pipeline uses the same tokenizer.
-        labels = self._labels(self.store)
-        self._put(partial(self._claim, self.store, labels))
+        self._put(partial(self._claim, self.store))
         return self._deliver
 
-    def complete(self, clock: Clock, output: Any, annotate: Annotate | None) -> None:
+    def words(self, place: int, tokens: int) -> tuple[int, ...]:
+        """Find the tokens of a prompt that spell the words of ``Capture(keys=...)``, of the `tokens` that it has."""
+        text = self._request.prompts[place]
+        labels = self._tokens(place, "cond", tokens)
+        found: list[int] = []
+        for word in self._subject.capture.keys:
+            spots = np.flatnonzero(covered(labels.starts, labels.ends, spans(text or "", word)))
+            if not len(spots):
+                raise CaptureError(
+                    f"no token of the prompt {text!r} is known to spell {word!r}, a word of Capture(keys=...): it "
+                    "stands beyond the tokens that the model sees, or the prompt was given as embeddings"
+                )
+            found += [int(spot) for spot in spots]
+        return tuple(dict.fromkeys(found))
+
+    def complete(
+        self, clock: Clock, tokens: Mapping[tuple[str, str], int], output: Any, annotate: Annotate | None
+    ) -> None:
         """Hand the pictures and what is known of them to the writer, which then marks the runs complete."""
         if self.store is None:
             raise ObservationError("the pipeline ended before its first denoiser call did; nothing was recorded")
@@ -109,7 +128,9 @@ class Job:
             "timesteps": list(clock.timesteps),
             "sigmas": clock.sigmas,
         }
-        self._put(partial(self._finish, self.store, times, pictures, annotations))
+        # Here and not in the writer, because the next call of the pipeline uses the same tokenizer.
+        labels = self._labels(self.store, tokens)
+        self._put(partial(self._finish, self.store, times, labels, pictures, annotations))
 
     def cancel(self) -> None:
         """Let the writer pass over what is still queued of this job."""
@@ -134,15 +155,27 @@ class Job:
     def _deliver(self, copied: Copied) -> None:
         self._put(partial(self._write, copied), copied.bytes)
 
-    def _labels(self, store: Store) -> dict[tuple[str, int, int], TokenLabels]:
+    def _labels(self, store: Store, tokens: Mapping[tuple[str, str], int]) -> dict[tuple[str, int, int], TokenLabels]:
         """Token labels by leaf, picture and branch."""
         return {
-            (name, place, number): self._tokens(place, branch, leaf.keys)
+            (name, place, number): self._key_labels(leaf, place, branch, tokens)
             for name, leaf in store.leaves.items()
-            if leaf.kind == "text"
+            if leaf.has_tokens
             for place in range(self._request.pictures)
             for number, branch in enumerate(store.branches)
         }
+
+    def _key_labels(self, leaf: Leaf, place: int, branch: str, tokens: Mapping[tuple[str, str], int]) -> TokenLabels:
+        """Labels of all keys of a leaf: the text's tokens where the text is, none for patches."""
+        count = tokens[leaf.layers[0], branch]
+        labels = self._tokens(place, branch, count)
+        if not isinstance(self._subject.capture.keys, str):
+            asked = tokens[leaf.layers[0], "cond"]
+            return only(labels, self.words(place, asked))
+        segments = leaf.key_segments or ("text",) * leaf.keys
+        room = segments.count("text")
+        first = segments.index("text")
+        return in_sequence(labels, first, room, leaf.keys)
 
     def _tokens(self, place: int, branch: str, keys: int) -> TokenLabels:
         request = self._request
@@ -152,11 +185,11 @@ class Job:
             text, embedded = request.negatives[place] or "", "negative_prompt_embeds"
         if text is None or embedded in request.arguments:
             return unlabelled(keys)
-        return label_tokens(self._subject.pipe, text, keys)
+        return label_tokens(self._subject.pipe, text, keys, {**request.arguments, "branch": branch})
 
     # In the writer's thread
 
-    def _claim(self, store: Store, labels: Mapping[tuple[str, int, int], TokenLabels]) -> None:
+    def _claim(self, store: Store) -> None:
         request = self._request
         left = self._capacity
         for place, run in enumerate(request.ids):
@@ -172,6 +205,23 @@ class Job:
             )
             self._rows.append(row)
             left -= 1
+        self._scribe = Scribe(store, self._rows)
+
+    def _write(self, copied: Copied) -> None:
+        if self._scribe is not None:
+            self._scribe.write(copied)
+
+    def _finish(
+        self,
+        store: Store,
+        times: Mapping[str, Sequence[Any]],
+        labels: Mapping[tuple[str, int, int], TokenLabels],
+        pictures: Sequence[NDArray[np.uint8]],
+        annotations: Sequence[Mapping[str, Any]],
+    ) -> None:
+        if self._scribe is not None:
+            self._scribe.finish()
+        check_present(store)
         for (name, place, number), label in labels.items():
             labelled = self._rows[place]
             if labelled is not None:
@@ -183,32 +233,24 @@ class Job:
                     segments=label.segments,
                     starts=label.starts,
                     ends=label.ends,
+                    chunks=label.chunks,
                 )
-        self._scribe = Scribe(store, self._rows)
-
-    def _write(self, copied: Copied) -> None:
-        if self._scribe is not None:
-            self._scribe.write(copied)
-
-    def _finish(
-        self,
-        store: Store,
-        times: Mapping[str, Sequence[Any]],
-        pictures: Sequence[NDArray[np.uint8]],
-        annotations: Sequence[Mapping[str, Any]],
-    ) -> None:
-        if self._scribe is not None:
-            self._scribe.finish()
-        check_present(store)
         kept = [int(call) for call in store.group["t"][...]]
         for place, row in enumerate(self._rows):
             if row is None:
                 continue
             store.write_clock(row, **{name: [values[call] for call in kept] for name, values in times.items()})
-            store.write_image(row, pictures[place])
+            self._write_pictures(store, row, pictures[place])
             if self._request.references is not None:
                 store.write_reference(row, self._request.references[place])
             store.write_annotations(row, annotations[place])
             store.complete_run(row)
         self.done = True
         self._scribe = None
+
+    @staticmethod
+    def _write_pictures(store: Store, row: int, made: NDArray[np.uint8]) -> None:
+        if made.ndim == 4:
+            store.write_video(row, made)
+            made = made[len(made) // 2]
+        store.write_image(row, made)

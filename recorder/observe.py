@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -92,12 +91,13 @@ class Watch:
         self._mode = _Mode(self._untraced(self._see))
 
     def __enter__(self) -> Self:
+        around = {parent for path in self._paths for parent in _parents(path)}
         with ExitStack() as stack:
             for path, module in self._denoiser.named_modules():
                 if path in self._paths:
                     self._hook(stack, module, self._enter_attention(path), self._leave_attention)
-                elif isinstance(module, Transformer2DModel):
-                    self._hook(stack, module, self._enter_transformer, self._leave_transformer)
+                elif path in around:
+                    self._hook(stack, module, self._enter_around, self._leave_around)
             self._hook(stack, self._denoiser, self._enter_denoiser, self._leave_denoiser)
             if self._compiled:
                 # Traced code must find the mode where it was traced: around everything.
@@ -139,13 +139,14 @@ class Watch:
         if output is not None and self._end is not None:
             self._end()
 
-    def _enter_transformer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter_around(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Attention gets a list of tokens; a module around it may get them in rows and columns still."""
         grid = _picture_grid(args, kwargs)
         if grid is not None and getattr(module, "is_input_patches", False):
             grid = (grid[0] // int(module.patch_size), grid[1] // int(module.patch_size))  # type: ignore[arg-type]
-        self._grids.append(grid)
+        self._grids.append(grid or (self._grids[-1] if self._grids else None))
 
-    def _leave_transformer(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+    def _leave_around(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         if self._grids:
             self._grids.pop()
 
@@ -209,6 +210,12 @@ class _Mode(TorchFunctionMode):
         if func is _KERNEL:
             self._see(args, kwargs or {})
         return func(*args, **(kwargs or {}))
+
+
+def _parents(path: str) -> list[str]:
+    """Paths of the modules around the one at `path`, less the denoiser itself."""
+    names = path.split(".")
+    return [".".join(names[:count]) for count in range(1, len(names))]
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from attlas.recorder.families import Family
+from attlas.recorder.family import Family
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["generated_pictures", "reference_pictures", "rgb"]
@@ -56,13 +56,26 @@ def _eight_bits(picture: NDArray[Any], what: str) -> Picture:
 
 
 def generated_pictures(output: Any) -> list[Picture]:
-    """Return the pictures of a pipeline's output, whatever its ``output_type`` and ``return_dict``."""
+    """Return the pictures of a pipeline's output, whatever its ``output_type`` and ``return_dict``.
+
+    Of a video pipeline, one array (frame, rows, columns, RGB) for each video.
+    """
     images = getattr(output, "images", None)
-    if images is None and isinstance(output, tuple) and output:
-        images = output[0]
+    videos = getattr(output, "frames", None)
+    if images is None and videos is None and isinstance(output, tuple) and output:
+        images, videos = (None, output[0]) if _are_videos(output[0]) else (output[0], None)
+    if videos is not None:
+        return [np.stack([rgb(frame, "a frame of the video") for frame in video]) for video in videos]
     if images is None:
         raise InvalidValueError(f"the pipeline returned {type(output).__name__} without images; none can be stored")
     return [rgb(image, "the generated picture") for image in images]
+
+
+def _are_videos(value: Any) -> bool:
+    """Whether it is a list of lists of frames, or an array or tensor with an axis for them."""
+    if isinstance(value, list):
+        return bool(value) and (isinstance(value[0], list) or getattr(value[0], "ndim", 0) == 4)
+    return getattr(value, "ndim", 0) == 5
 
 
 def reference_pictures(family: Family, arguments: Mapping[str, Any], pictures: int) -> list[Picture] | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from attlas.recorder.capture import Capture
 from attlas.recorder.describe import describe
-from attlas.recorder.destination import open_matching, storing
+from attlas.recorder.destination import open_matching, storing, text_room
 from attlas.recorder.inventory import Subject, select
 from attlas.recorder.job import Annotate, Job
 from attlas.recorder.ledger import missing_runs, next_label
@@ -20,7 +20,7 @@ from attlas.recorder.requests import Request, accepted_arguments, prepare
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Take
 from attlas.schemas import Manifest, Store
-from attlas.schemas.errors import AttlasError, NotRecordedError, ObservationError, StoreMismatchError
+from attlas.schemas.errors import AttlasError, InvalidValueError, NotRecordedError, ObservationError, StoreMismatchError
 
 __all__ = ["Annotate", "Recorder"]
 
@@ -200,7 +200,10 @@ class Recorder:
             self._sink = Sink(QUEUE_BYTES)
         job = Job(subject, manifest, self._path, self._store, self._sink, request, wanted, capacity)
         self._jobs = [*(other for other in self._jobs if not other.done), job]
-        take = Take(subject, request.pictures, job.open, ticked or _ignore)
+        # Where words are kept, the store does not tell how long the text was that they stood in.
+        whole = isinstance(self._capture.keys, str)
+        places = None if self._store is None or not whole else text_room(self._store)
+        take = Take(subject, request.arguments, request.pictures, job.words, places, job.open, ticked or _ignore)
         paths = {site.path for site in subject.sites}
         with ExitStack() as always, ExitStack() as failing:
             always.callback(take.forget)
@@ -209,7 +212,13 @@ class Recorder:
             compiled = subject.compiled
             with Watch(subject.denoiser, paths, take.note, begin=take.begin, end=take.end, compiled=compiled):
                 output = subject.pipe(**request.pipeline_arguments())
-            job.complete(take.check_finished(), output, self._annotate)
+            clock = take.check_finished()
+            try:
+                job.complete(clock, take.tokens, output, self._annotate)
+            except InvalidValueError:
+                # A picture that cannot be stored is often a consequence: what the writer found wrong comes first.
+                self._sink.drain()
+                raise
             if wait:
                 self._sink.drain()
             failing.pop_all()

@@ -18,6 +18,7 @@ from attlas.recorder.inventory import Subject
 from attlas.recorder.pictures import reference_pictures
 from attlas.schemas.annotations import check_annotations
 from attlas.schemas.errors import InvalidValueError, unknown_name
+from attlas.schemas.words import has_word
 
 __all__ = ["EXTRA_KEYS", "Request", "accepted_arguments", "canonical", "prepare"]
 
@@ -100,6 +101,8 @@ def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
     if arguments.get("output_type") == "latent":
         raise InvalidValueError("output_type 'latent' makes no picture to store; 'pil', 'np' and 'pt' are accepted")
     pictures = pictures_of(subject.family, arguments)
+    prompts = _spread("prompt", arguments.get("prompt"), pictures)
+    _check_words(subject, prompts)
     base = str(request.get("id") or name)
     references = reference_pictures(subject.family, arguments, pictures)
     annotations = _annotations(request.get("annotations"), pictures)
@@ -109,12 +112,21 @@ def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
         arguments=arguments,
         ids=(base,) if pictures == 1 else tuple(f"{base}-{index}" for index in range(pictures)),
         seeds=_seeds(request, pictures),
-        prompts=_spread("prompt", arguments.get("prompt"), pictures),
+        prompts=prompts,
         negatives=_spread("negative_prompt", arguments.get("negative_prompt"), pictures),
         annotations=annotations,
         references=None if references is None else tuple(references),
         text=canonical({key: value for key, value in request.items() if key != "id" and value is not None}),
     )
+
+
+def _check_words(subject: Subject, prompts: tuple[str | None, ...]) -> None:
+    """Check that every prompt has the words whose keys alone are kept."""
+    words = subject.capture.keys
+    for prompt in dict.fromkeys(prompts):
+        for word in () if isinstance(words, str) else words:
+            if not has_word(prompt or "", word):
+                raise unknown_name("word", word, (prompt or "").split(), where=f"Capture(keys=...) for {prompt!r}")
 
 
 def _seed_numbers(request: Mapping[str, Any]) -> tuple[int, ...]:

@@ -20,6 +20,8 @@ class Copied:
 
     ``query`` (branch, picture, head, query, channel) with the scale folded in, ``key`` alike; ``mask`` None, or
     additive and broadcasting to (branch, picture, head, query, key). ``t`` counts kept calls, ``call`` all.
+    ``branch`` is the place in the store of the first of the branches. ``rest`` are keys that took part in the softmax
+    and are not kept.
     """
 
     path: str
@@ -29,6 +31,8 @@ class Copied:
     query: Tensor
     key: Tensor
     mask: Tensor | None
+    branch: int = 0
+    rest: Tensor | None = None
 
     @property
     def bytes(self) -> int:

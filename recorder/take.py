@@ -1,6 +1,7 @@
 """One call of a pipeline under observation: from live tensors to copies on their way to the writer."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor
 
 from attlas.recorder.clock import Clock
-from attlas.recorder.geometry import SiteShape, check_grid, head_labels
+from attlas.recorder.geometry import SiteShape, head_labels
 from attlas.recorder.inventory import Site, Subject
 from attlas.recorder.observe import Sighting
+from attlas.recorder.scenes import Scene
 from attlas.recorder.scribe import Copied
+from attlas.recorder.views import Chosen, View, arrange_keys, kept_parts, key_bias, text_places, view_of
 from attlas.schemas.errors import CaptureError, ObservationError
 
 __all__ = ["Geometry", "Take"]
@@ -25,6 +28,7 @@ class Geometry:
     branches: tuple[str, ...]
     kept: tuple[int, ...]
     image_shape: tuple[int, int]
+    frames: int | None
 
 
 class Take:
@@ -34,48 +38,80 @@ class Take:
     ----------
     subject
         What is observed, and what of it is kept.
+    arguments
+        The pipeline's arguments.
     pictures
         Pictures in the batch.
+    words
+        Gives the tokens of a picture's prompt that are kept, of as many as its text has; where keys are words.
+    places
+        Room for text in the store; None where it is not made yet.
     opened
         Called with the geometry after the first denoiser call; returns the function that takes copies.
     ticked
         Called at the end of each denoiser call with the number of calls of the run.
+
+    Attributes
+    ----------
+    tokens
+        Text tokens of each branch by module path.
     """
 
     def __init__(
         self,
         subject: Subject,
+        arguments: Mapping[str, Any],
         pictures: int,
+        words: Callable[[int, int], tuple[int, ...]],
+        places: int | None,
         opened: Callable[[Geometry], Callable[[Copied], None]],
         ticked: Callable[[int], None],
     ) -> None:
+        self.tokens: dict[tuple[str, str], int] = {}
         self._subject = subject
+        self._arguments = arguments
         self._capture = subject.capture
         self._pictures = pictures
+        self._words = words
+        self._places = places
         self._opened = opened
         self._ticked = ticked
+        self._signature = inspect.signature(type(subject.denoiser).forward)
         self._wanted = {(site.path, site.order): site for site in subject.sites}
         self._shapes: dict[tuple[str, int], SiteShape] = {}
+        self._chosen_keys: dict[str, Chosen] = {}
         self._seen: set[tuple[str, int]] = set()
         self._early: list[Copied] = []
         self._deliver: Callable[[Copied], None] | None = None
         self._clock: Clock | None = None
+        self._scene: Scene | None = None
+        self._passes: tuple[str, ...] = ()
         self._branches: tuple[str, ...] = ()
         self._chosen: list[int] = []
         self._kept: tuple[int, ...] = ()
         self._image_shape = (0, 0)
+        self._frames: int | None = None
         self._call = -1
+        self._pass = 0
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start a denoiser call, with the denoiser's arguments."""
-        timestep = _number(args[1] if len(args) > 1 else kwargs["timestep"])
+        given = self._signature.bind_partial(None, *args, **kwargs).arguments
+        timestep = _number(_timestep(given))
+        subject = self._subject
         if self._clock is None:
-            self._clock = Clock.begin(self._subject.pipe, timestep)
+            if subject.family.passes is not None:
+                self._passes = subject.family.passes(subject.pipe, self._arguments)
+            self._clock = Clock.begin(subject.pipe, timestep, passes=len(self._passes) or 1)
             self._kept = self._capture.calls(self._clock.total)
-            sample = args[0] if args else kwargs["sample"]
-            factor = int(getattr(self._subject.pipe, "vae_scale_factor", 8))
+        self._call, self._pass = self._clock.locate(timestep)
+        if subject.anatomy.scene is not None:
+            self._scene = subject.anatomy.scene(subject.pipe, subject.denoiser, given)
+            self._image_shape, self._frames = self._scene.shape, self._scene.frames
+        else:
+            sample = next(iter(given[name] for name in given if name != "self"))
+            factor = int(getattr(subject.pipe, "vae_scale_factor", 8))
             self._image_shape = (int(sample.shape[-2]) * factor, int(sample.shape[-1]) * factor)
-        self._call = self._clock.tick(timestep)
         self._seen.clear()
 
     def note(self, sighting: Sighting) -> None:
@@ -86,26 +122,42 @@ class Take:
             self._check_known(sighting)
             return
         self._seen.add(place)
-        shape = self._shape(site, sighting)
+        self._choose_branches(int(sighting.query.shape[0]))
+        view = self._view(site, sighting)
+        bias, mask = self._split_mask(site, sighting)
+        masked = "queries" if mask is not None else "keys" if bias is not None else ""
+        shape = self._shape(site, sighting, view, masked)
         if self._shapes.setdefault(place, shape) != shape:
             raise ObservationError(
                 f"{site.path} changed in call {self._call}: grid, heads, channels, keys or mask are not those of call 0"
             )
-        if self._call not in self._kept:
+        if self._call not in self._kept or (self._passes and self._pass not in self._chosen):
             return
-        copied = Copied(
-            site.path,
-            site.kind,
-            self._kept.index(self._call),
-            self._call,
-            (self._pick(sighting.query).float() * sighting.scale).cpu(),
-            self._pick(sighting.key).to("cpu", torch.float32, copy=True),
-            self._mask(sighting),
-        )
+        copied = self._copy(site, sighting, view, bias, mask)
         if self._deliver is None:
             self._early.append(copied)
         else:
             self._deliver(copied)
+
+    def _copy(self, site: Site, sighting: Sighting, view: View, bias: Tensor | None, mask: Tensor | None) -> Copied:
+        query = self._pick(sighting.query[:, :, view.queries]).float() * sighting.scale
+        key = self._pick(sighting.key)
+        if bias is not None:
+            # A mask of the keys is one more channel: 1 in Q, what the mask adds in K.
+            query = torch.cat([query, query.new_ones(*query.shape[:-1], 1)], dim=-1)
+            key = torch.cat([key.float(), bias], dim=-1)
+        kept, rest = arrange_keys(key, view, self._keys(site, view))
+        return Copied(
+            site.label,
+            site.kind,
+            self._kept.index(self._call),
+            self._call,
+            query.cpu(),
+            kept.to("cpu", torch.float32, copy=True),
+            mask,
+            branch=self._chosen.index(self._pass) if self._passes else 0,
+            rest=None if rest is None else rest.to("cpu", torch.float32, copy=True),
+        )
 
     def end(self) -> None:
         """Check that every site was seen in the denoiser call that ends, and pass on what the first one held."""
@@ -119,10 +171,11 @@ class Take:
         if self._deliver is None:
             shapes = tuple(self._shapes.values())
             branches = tuple(self._branches[place] for place in self._chosen)
-            self._deliver = self._opened(Geometry(shapes, branches, self._kept, self._image_shape))
+            geometry = Geometry(shapes, branches, self._kept, self._image_shape, self._frames)
+            self._deliver = self._opened(geometry)
             while self._early:
                 self._deliver(self._early.pop(0))
-        if self._clock is not None:
+        if self._clock is not None and self._pass == max(0, len(self._passes) - 1):
             self._ticked(self._clock.total)
 
     def check_finished(self) -> Clock:
@@ -152,16 +205,50 @@ class Take:
                 "so that what the others look at cannot be told; leave it out of Capture(layers=...)"
             )
 
-    def _shape(self, site: Site, sighting: Sighting) -> SiteShape:
-        rows, heads, queries, channels = sighting.query.shape
-        self._choose_branches(rows)
+    def _view(self, site: Site, sighting: Sighting) -> View:
+        """Lay the call out, and note how many tokens its text has in the branches that it computes."""
+        places = None
+        if self._ragged(site):
+            # Laid out like the store, or with room for the first prompt.
+            tokens = self._scene.text if site.kind == "joint" and self._scene else int(sighting.key.shape[-2])
+            self._places = places = text_places(tokens) if self._places is None else self._places
+        view = view_of(site, sighting, self._scene, places)
+        if view.text is not None:
+            labels = [self._passes[self._pass]] if self._passes else list(self._branches)
+            self.tokens |= dict.fromkeys(((site.path, label) for label in labels), view.text.stop - view.text.start)
+        return view
+
+    def _ragged(self, site: Site) -> bool:
+        return self._subject.family.ragged and site.kind in ("joint", "text")
+
+    def _keys(self, site: Site, view: View) -> Chosen:
+        """Which text keys are kept: all, the prompt, or those of some words of each picture's prompt."""
+        keys = self._capture.keys
+        if isinstance(keys, str) or view.text is None:
+            return keys if isinstance(keys, str) else "all"
+        if site.path not in self._chosen_keys:
+            tokens = view.text.stop - view.text.start
+            found = [self._words(picture, tokens) for picture in range(self._pictures)]
+            if len({len(places) for places in found}) > 1:
+                counts = ", ".join(str(len(places)) for places in found)
+                raise CaptureError(
+                    f"the words of Capture(keys=...) are {counts} tokens in the prompts of this batch; "
+                    "one store holds one number: record these prompts into stores of their own"
+                )
+            self._chosen_keys[site.path] = found
+        return self._chosen_keys[site.path]
+
+    def _shape(self, site: Site, sighting: Sighting, view: View, masked: str) -> SiteShape:
+        chosen = self._keys(site, view)
+        parts = kept_parts(view, chosen)
         return SiteShape(
             site,
-            check_grid(site, sighting.grid, queries),
-            head_labels(self._capture, heads),
-            channels,
-            int(sighting.key.shape[-2]),
-            sighting.mask is not None,
+            view.grid,
+            head_labels(self._capture, int(sighting.query.shape[1])),
+            int(sighting.query.shape[-1]) + (masked == "keys"),
+            parts,
+            masked,
+            partial=sum(part.tokens for part in parts) < sum(part.tokens for part in view.parts),
         )
 
     def _choose_branches(self, rows: int) -> None:
@@ -170,7 +257,12 @@ class Take:
                 f"the denoiser got {rows} rows for {self._pictures} pictures; rows of a batch that pictures do not "
                 "divide cannot be told apart"
             )
-        labels = self._subject.family.labels(rows // self._pictures)
+        labels = self._passes or self._subject.family.labels(rows // self._pictures)
+        if self._passes and rows != self._pictures:
+            raise CaptureError(
+                f"the denoiser got {rows} rows for {self._pictures} pictures in a pass of one guidance branch; "
+                "these rows cannot be told apart"
+            )
         if self._branches and labels != self._branches:
             raise ObservationError(
                 f"the guidance branches changed in call {self._call} from {self._branches} to {labels}"
@@ -189,23 +281,47 @@ class Take:
 
     def _pick(self, tensor: Tensor) -> Tensor:
         """(row, head, ...) as (branch, picture, head, ...), less the branches and heads that are not wanted."""
-        tensor = tensor.reshape(len(self._branches), self._pictures, *tensor.shape[1:])
-        if len(self._chosen) == 1:
+        rows = 1 if self._passes else len(self._branches)
+        tensor = tensor.reshape(rows, self._pictures, *tensor.shape[1:])
+        if not self._passes and len(self._chosen) == 1:
             tensor = tensor[self._chosen[0] :][:1]
-        elif len(self._chosen) < len(self._branches):
+        elif not self._passes and len(self._chosen) < rows:
             tensor = tensor[self._chosen]
         return tensor if self._capture.heads is None else tensor[:, :, list(self._capture.heads)]
 
-    def _mask(self, sighting: Sighting) -> Tensor | None:
-        if sighting.mask is None:
-            return None
-        mask = sighting.mask.detach()
+    def _split_mask(self, site: Site, sighting: Sighting) -> tuple[Tensor | None, Tensor | None]:
+        """Mask as what it adds to each key, (branch, picture, head, key, 1); or, where queries differ, whole."""
+        mask, rows, heads = sighting.mask, *sighting.query.shape[:2]
+        if mask is None:
+            if not self._ragged(site):
+                return None, None
+            mask = sighting.key.new_zeros(1, 1, 1, sighting.key.shape[-2])
+        bias = key_bias(mask.detach())
+        if bias is not None:
+            return self._pick(bias.expand(rows, heads, -1)[..., None]), None
+        if self._capture.keys != "all" or self._ragged(site):
+            raise CaptureError(
+                f"{site.path} masks keys for some queries and not for others; that can be recorded with keys='all' and "
+                "prompts of one length only"
+            )
+        mask = mask.detach()[(None,) * (4 - mask.ndim)]
         if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
-        mask = mask[(None,) * (4 - mask.ndim)]
-        heads = sighting.query.shape[1] if self._capture.heads is not None else mask.shape[1]
-        mask = mask.expand(sighting.query.shape[0], heads, *mask.shape[2:])
-        return self._pick(mask).to("cpu", torch.float32, copy=True)
+        own = heads if self._capture.heads is not None else mask.shape[1]
+        return None, self._pick(mask.expand(rows, own, *mask.shape[2:])).to("cpu", torch.float32, copy=True)
+
+
+def _timestep(given: Mapping[str, Any]) -> Any:
+    """Find the timestep among the arguments of a denoiser: by name, or the second one of a denoiser of one's own."""
+    for name in ("timestep", "timesteps", "t"):
+        if name in given:
+            return given[name]
+    named = [name for name in given if name != "self"]
+    if len(named) < 2:
+        raise ObservationError(
+            f"the denoiser was called with {', '.join(named) or 'nothing'}; a timestep is needed to label the call"
+        )
+    return given[named[1]]
 
 
 def _number(value: Any) -> float:

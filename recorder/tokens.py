@@ -1,5 +1,6 @@
 """Labels of text keys: each token's text, what it is, and which characters of the prompt it covers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ class TokenLabels:
     segments: tuple[str, ...]
     starts: tuple[int, ...]
     ends: tuple[int, ...]
+    chunks: tuple[int, ...]
 
 
 def tokenizer_of(pipe: Any) -> Any:
@@ -21,7 +23,7 @@ def tokenizer_of(pipe: Any) -> Any:
     return getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
 
 
-def label_tokens(pipe: Any, prompt: str, keys: int) -> TokenLabels:
+def label_tokens(pipe: Any, prompt: str, keys: int, arguments: Mapping[str, Any] | None = None) -> TokenLabels:
     """Label the `keys` tokens that a CLIP tokenizer makes of `prompt`, as the pipeline pads and cuts it.
 
     The first end-of-text token is ``eos`` and whatever follows is ``pad``, although Stable Diffusion 1 pads with
@@ -42,12 +44,12 @@ def label_tokens(pipe: Any, prompt: str, keys: int) -> TokenLabels:
         span if segment == "word" and text == prompt and span[1] > span[0] else (-1, -1)
         for segment, span in zip(segments, spans, strict=True)
     ]
-    return TokenLabels(tokens, segments, tuple(a for a, _ in shown), tuple(b for _, b in shown))
+    return TokenLabels(tokens, segments, tuple(a for a, _ in shown), tuple(b for _, b in shown), (0,) * keys)
 
 
 def unlabelled(keys: int) -> TokenLabels:
     """Labels of keys whose text is not known, because the request gave embeddings."""
-    return TokenLabels(("",) * keys, ("word",) * keys, (-1,) * keys, (-1,) * keys)
+    return TokenLabels(("",) * keys, ("word",) * keys, (-1,) * keys, (-1,) * keys, (0,) * keys)
 
 
 def _segments(ids: list[int], spans: list[tuple[int, int]], bos: int | None, eos: int | None) -> tuple[str, ...]:

@@ -96,9 +96,37 @@ def test_a_mask_is_part_of_the_record(pipe):
     assert leaf.encoding == "dense"
     assert np.exp(rec.store.group["text/4x4/log_attention"][0].astype("f4"))[..., 5:].max() == 0
     np.testing.assert_allclose(rec.store.group["text/4x4/g2r"][0][..., :5].sum(-1), 1, rtol=1e-5)
+    dense = rec.store.group["text/4x4/g2r"][0]
+    with Recorder(pipe, None, Capture(**capture, encoding="factors")) as rec:
+        rec(**REQUEST)
+    leaf = rec.store.leaves["text/4x4"]
+    assert leaf.masked
+    queries, keys = (rec.store.group[f"text/4x4/{name}"][0].astype("f4") for name in ("query_vectors", "key_vectors"))
+    np.testing.assert_array_equal(queries[..., -1], 1)
+    np.testing.assert_array_equal(keys[..., -1], np.broadcast_to(mask[:, 0].numpy()[:, None, None], keys.shape[:-1]))
+    np.testing.assert_allclose(rec.store.group["text/4x4/g2r"][0], dense, atol=1e-3)
+
+
+def test_a_mask_that_differs_from_query_to_query_is_recorded_dense(pipe):
+    attention = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    forward = attention.forward
+    mask = torch.zeros(2, 16, 12)
+    mask[:, ::2, 5:] = -10_000.0
+
+    def masked(hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
+        return forward(hidden_states, encoder_hidden_states, mask, **kwargs)
+
+    attention.forward = masked
+    capture = {"kinds": "text", "layers": "mid_block.*"}
+    with Recorder(pipe, None, Capture(**capture)) as rec:
+        rec(**REQUEST)
+    assert rec.store.leaves["text/4x4"].encoding == "dense"
+    attention = np.exp(rec.store.group["text/4x4/log_attention"][0].astype("f4"))
+    assert attention[..., ::2, 5:].max() == 0
+    assert attention[..., 1::2, 5:].min() > 0
     with (
         Recorder(pipe, None, Capture(**capture, encoding="factors")) as rec,
-        pytest.raises(CaptureError, match="adds a mask to its logits.*encoding='dense'"),
+        pytest.raises(CaptureError, match="differs from query to query.*encoding='dense'"),
     ):
         rec(**REQUEST)
 
