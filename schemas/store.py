@@ -25,7 +25,7 @@ from attlas.schemas.errors import (
     StoreNotFoundError,
     unknown_name,
 )
-from attlas.schemas.layout import ArrayLayout, Leaf, array_layout
+from attlas.schemas.layout import ArrayLayout, Leaf
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.variables import KINDS, ROOT_VARIABLES, SCHEMA_VERSION, Variable
 
@@ -99,10 +99,10 @@ class Store:
 
     def layout(self, leaf: str, variable: str) -> ArrayLayout:
         """Shape, chunk and shard of one attention array, by which the recorder buffers whole shards."""
-        geometry = self._leaf(leaf)
-        runs = int(self._array("run").shape[0])
-        sizes = geometry.sizes(runs=runs, branches=len(self.branches), calls=self.calls)
-        return array_layout(geometry.variable(variable), sizes)
+        geometry = self._leaf(leaf).variable(variable)
+        # As the array was made, whatever layout a later version would choose.
+        array = self._array(f"{leaf}/{variable}")
+        return ArrayLayout(geometry.dims, array.shape, array.chunks, array.shards or array.chunks, geometry.dtype)
 
     def claim(self, run_id: str, *, seed: int = -1, prompt: str = "", request: str = "{}", capacity: int = 1) -> int:
         """Take the row of `run_id` for this writer and return its number.
@@ -144,7 +144,7 @@ class Store:
         """
         layout = self.layout(leaf, variable)
         starts = {"t": t0, "layer": layer0}
-        region: list[int | slice] = [row]
+        region = [slice(row, row + 1)]
         for axis, dim in enumerate(layout.dims[1:], start=1):
             start, length = starts.get(dim, 0), values.shape[axis - 1]
             stop, block = start + length, layout.shard[axis]
@@ -156,7 +156,7 @@ class Store:
         self._check_held(row)
         precision = str(self.manifest.capture.get("precision", "exact"))
         stored = round_mantissa(np.asarray(values, dtype=layout.dtype), variable, precision)
-        self._array(f"{leaf}/{variable}")[tuple(region)] = stored
+        self._array(f"{leaf}/{variable}")[tuple(region)] = stored[None]
 
     def write_tokens(
         self,
@@ -273,7 +273,8 @@ class Store:
     def _array(self, name: str) -> "zarr.Array[Any]":
         """Array of the group, remembered: finding it reads its metadata from disk."""
         if name not in self._arrays:
-            self._arrays[name] = self.group[name]
+            # A shard is data even where it holds nothing but the fill value; looking for that costs more than zstd.
+            self._arrays[name] = self.group[name].with_config({"write_empty_chunks": True})
         return self._arrays[name]
 
     @property
