@@ -17,7 +17,7 @@ from attlas.recorder.requests import Request
 from attlas.recorder.scribe import Copied, Scribe
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Geometry
-from attlas.recorder.tokens import TokenLabels, label_tokens, unlabelled
+from attlas.recorder.tokens import TokenLabels, label_tokens
 from attlas.schemas import Leaf, Manifest, Store
 from attlas.schemas.errors import CaptureError, ObservationError
 from attlas.schemas.words import covered, spans
@@ -178,14 +178,17 @@ class Job:
         return in_sequence(labels, first, room, leaf.keys)
 
     def _tokens(self, place: int, branch: str, keys: int) -> TokenLabels:
-        request = self._request
-        if branch == "cond":
-            text, embedded = request.prompts[place], "prompt_embeds"
-        else:
-            text, embedded = request.negatives[place] or "", "negative_prompt_embeds"
-        if text is None or embedded in request.arguments:
-            return unlabelled(keys)
-        return label_tokens(self._subject.pipe, text, keys, {**request.arguments, "branch": branch})
+        request, negative = self._request, branch != "cond"
+        text = (request.negatives if negative else request.prompts)[place]
+        return label_tokens(
+            self._subject.pipe,
+            text,
+            keys,
+            request.arguments,
+            negative=negative,
+            picture=place,
+            pictures=request.pictures,
+        )
 
     # In the writer's thread
 
