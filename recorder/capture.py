@@ -39,6 +39,9 @@ class Capture:
         one softmax; or words, which every prompt must have. The attention to those that are kept is exact all the same.
     branches
         ``"all"``, or names of guidance branches such as ``("cond",)``.
+    vocabulary
+        Words that need be in no prompt. Their embeddings are stored, and text leaves keep their factors beside the
+        dense attention, so that maps and head scores of these words can be computed after the run.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class Capture:
     heads: Iterable[int] | None = None
     keys: str | Iterable[str] = "all"
     branches: str | Iterable[str] = "all"
+    vocabulary: Iterable[str] | None = None
 
     def __post_init__(self) -> None:
         for name, value, accepted in (
@@ -87,6 +91,10 @@ class Capture:
             raise unknown_name("keys", self.keys, ("all", "prompt"), where="for words give a list, such as ['cat']")
         if not isinstance(self.keys, str):
             object.__setattr__(self, "keys", _names("keys", self.keys))
+        if self.vocabulary is not None:
+            object.__setattr__(self, "vocabulary", _names("vocabulary", self.vocabulary))
+            if self.detail != "full" or not isinstance(self.keys, str):
+                raise CaptureError("a vocabulary needs Q of every call: record it with detail='full' and keys='all'")
         if self.branches != "all":
             object.__setattr__(self, "branches", _names("branches", self.branches))
 

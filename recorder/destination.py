@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,19 +64,23 @@ def make_store(
     image_shape: tuple[int, int],
     reference_shape: tuple[int, int] | None,
     frames: int | None,
+    fill: Callable[[Store], None],
 ) -> Store:
     """Create the store in one step: it is laid out under another name and renamed when it is whole.
 
-    So a killed recorder leaves no half-made store, and of two that begin at once the second finds the first's.
+    `fill` puts in what belongs to no run. So a killed recorder leaves no half-made store, and of two that begin at
+    once the second finds the first's.
     """
     details = (manifest, leaves, branches, len(kept), image_shape, reference_shape)
     if path is None:
-        return create_store(None, *details, t_labels=kept, frames=frames)
+        made = create_store(None, *details, t_labels=kept, frames=frames)
+        fill(made)
+        return made
     target = Path(path)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        create_store(draft, *details, t_labels=kept, frames=frames)
+        fill(create_store(draft, *details, t_labels=kept, frames=frames))
         try:
             draft.rename(target)
         except OSError:

@@ -27,6 +27,7 @@ class SiteShape:
 
     ``parts`` are the stretches of its keys; ``masked`` says whether its logits have a mask: ``keys`` (it is a channel
     of Q and K), ``queries`` (it differs from query to query) or empty. ``partial``: more keys took part in it.
+    ``features`` is the length of the text's embeddings where K is their product with W_k, else 0.
     """
 
     site: Site
@@ -36,6 +37,7 @@ class SiteShape:
     parts: tuple[Part, ...]
     masked: str = ""
     partial: bool = False
+    features: int = 0
 
     @property
     def keys(self) -> int:
@@ -45,7 +47,16 @@ class SiteShape:
     @property
     def group(self) -> tuple[Any, ...]:
         """Sites with the same group share a leaf."""
-        return self.site.kind, self.grid, self.heads, self.channels, self.parts, bool(self.site.order), self.masked
+        return (
+            self.site.kind,
+            self.grid,
+            self.heads,
+            self.channels,
+            self.parts,
+            bool(self.site.order),
+            self.masked,
+            self.features,
+        )
 
 
 def head_labels(capture: Capture, heads: int) -> tuple[int, ...]:
@@ -84,6 +95,13 @@ def _leaf(pipe: Any, family: Family, members: list[SiteShape], capture: Capture,
     elif first.site.kind != "text":
         labels = [label for part in first.parts for label in part_labels(part)]
     encoding = _encoding(members, capture, calls)
+    if capture.vocabulary is not None and first.site.kind == "text":
+        if not first.features:
+            raise CaptureError(
+                f"{first.site.path} makes its keys by more than one product with W_k (a norm, a bias, an adapter), so "
+                "that words which were in no prompt have no keys; leave out Capture(vocabulary=...)"
+            )
+        encoding = "factors" if capture.encoding == "factors" else "both"
     return Leaf(
         kind=first.site.kind,
         query_grid=first.grid,
@@ -101,6 +119,7 @@ def _leaf(pipe: Any, family: Family, members: list[SiteShape], capture: Capture,
         key_picture=tuple(label.picture for label in labels),
         masked=first.masked == "keys",
         partial=first.partial,
+        features=first.features if encoding in ("factors", "both") and first.site.kind == "text" else 0,
     )
 
 

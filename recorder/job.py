@@ -18,8 +18,10 @@ from attlas.recorder.scribe import Copied, Scribe
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Geometry
 from attlas.recorder.tokens import TokenLabels, label_tokens
+from attlas.recorder.vocabulary import key_projection
 from attlas.schemas import Leaf, Manifest, Store
 from attlas.schemas.errors import CaptureError, ObservationError
+from attlas.schemas.vocabulary import Vocabulary, write_vocabulary
 from attlas.schemas.words import covered, spans
 
 __all__ = ["Annotate", "Job"]
@@ -47,6 +49,8 @@ class Job:
         Ids of the runs to write; others of the batch are complete already.
     capacity
         Runs still to come, so that the store grows once.
+    vocabulary
+        Words that a new store holds.
     """
 
     def __init__(
@@ -59,7 +63,9 @@ class Job:
         request: Request,
         wanted: Collection[str],
         capacity: int,
+        vocabulary: Vocabulary | None,
     ) -> None:
+        self._vocabulary = vocabulary
         self.store = store
         self.done = False
         self._subject = subject
@@ -88,10 +94,20 @@ class Job:
         )
         with storing(self._path, "the store"):
             if self.store is None:
-                self.store = make_store(self._path, self._manifest, *fit)
+                self.store = make_store(self._path, self._manifest, *fit, self._fill)
             check_geometry(self.store, *fit)
         self._put(partial(self._claim, self.store))
         return self._deliver
+
+    def _fill(self, store: Store) -> None:
+        """Put into a new store what belongs to no run: the vocabulary, and W_k of leaves that hold it."""
+        if self._vocabulary is not None:
+            write_vocabulary(store.group, self._vocabulary)
+        for name, leaf in store.leaves.items():
+            if leaf.features:
+                modules = [self._subject.denoiser.get_submodule(path) for path in leaf.layers]
+                channels = leaf.channels - leaf.masked
+                store.write_projection(name, [key_projection(m, leaf.head_labels, channels) for m in modules])
 
     def words(self, place: int, tokens: int) -> tuple[int, ...]:
         """Find the tokens of a prompt that spell the words of ``Capture(keys=...)``, of the `tokens` that it has."""

@@ -19,8 +19,10 @@ from attlas.recorder.observe import Watch
 from attlas.recorder.requests import Request, accepted_arguments, prepare
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Take
+from attlas.recorder.vocabulary import embed
 from attlas.schemas import Manifest, Store
 from attlas.schemas.errors import AttlasError, InvalidValueError, NotRecordedError, ObservationError, StoreMismatchError
+from attlas.schemas.vocabulary import Vocabulary
 
 __all__ = ["Annotate", "Recorder"]
 
@@ -86,6 +88,7 @@ class Recorder:
         self._manifest: Manifest | None = None
         self._sink: Sink | None = None
         self._jobs: list[Job] = []
+        self._vocabulary: Vocabulary | None = None
 
     def __enter__(self) -> Self:
         """Check all that can be checked before the pipeline runs."""
@@ -100,6 +103,8 @@ class Recorder:
         self._manifest = describe(self._pipe, self._capture, subject.kinds)
         self._store = open_matching(self._path, self._manifest)
         self._subject = subject
+        if self._capture.vocabulary is not None and self._store is None:
+            self._vocabulary = embed(self._pipe, tuple(self._capture.vocabulary))
         _observed.add(subject.denoiser)
         return self
 
@@ -198,7 +203,7 @@ class Recorder:
         manifest = self._manifest or describe(subject.pipe, self._capture, subject.kinds)
         if self._sink is None or self._sink.stopped:
             self._sink = Sink(QUEUE_BYTES)
-        job = Job(subject, manifest, self._path, self._store, self._sink, request, wanted, capacity)
+        job = Job(subject, manifest, self._path, self._store, self._sink, request, wanted, capacity, self._vocabulary)
         self._jobs = [*(other for other in self._jobs if not other.done), job]
         # Where words are kept, the store does not tell how long the text was that they stood in.
         whole = isinstance(self._capture.keys, str)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attlas.recorder.encode import Encoded, encode
 from attlas.recorder.shards import ShardBuffers
-from attlas.schemas import Leaf, Store
+from attlas.schemas import Leaf, Store, round_factors
 from attlas.schemas.errors import ObservationError
 
 __all__ = ["Copied", "Scribe"]
@@ -55,6 +55,7 @@ class Scribe:
         self._buffers = ShardBuffers(store)
         self._rows = tuple(rows)
         self._calls = store.calls
+        self._precision = str(store.manifest.capture.get("precision", "exact"))
         self._places = {
             (leaf.kind, path): (name, leaf, layer)
             for name, leaf in store.leaves.items()
@@ -68,11 +69,11 @@ class Scribe:
         """Encode one call and put it where it belongs."""
         name, leaf, layer = self._places[copied.kind, copied.path]
         query, key = copied.query, copied.key
-        if leaf.encoding == "factors":
+        if leaf.encoding in ("factors", "both"):
             if not leaf.keys_vary:
                 self._check_constant(copied)
             # The summary is of the numbers that are stored, so that both give the same maps.
-            query, key = query.half(), key.half()
+            query, key = self._rounded(query, key, leaf)
             self._put(name, "query_vectors", copied.t, layer, query)
             if leaf.keys_vary or copied.t == 0:
                 self._put(name, "key_vectors", copied.t, layer, key)
@@ -98,13 +99,20 @@ class Scribe:
         total = None
         if leaf.has_mean:
             total = self._total(copied, (query.shape[:3].numel(), leaf.queries, leaf.keys))
-        encoded = encode(query.flatten(0, 2), key.flatten(0, 2), mask, dense=leaf.encoding == "dense", total=total)
+        encoded = encode(
+            query.flatten(0, 2), key.flatten(0, 2), mask, dense=leaf.encoding in ("dense", "both"), total=total
+        )
         if not bool(torch.isfinite(encoded.logsumexp).all()):
             raise ObservationError(
                 f"the attention of {copied.path} is not finite in call {copied.call}: the model computed NaN or "
                 "overflowed (in float16, record a float32 copy of the model; encoding='dense' keeps larger logits)"
             )
         return encoded
+
+    def _rounded(self, query: Tensor, key: Tensor, leaf: Leaf) -> tuple[Tensor, Tensor]:
+        """Q and K in float16, on the grid of the store's precision."""
+        rounded = round_factors(query.numpy(), key.numpy(), self._precision, keys_vary=leaf.keys_vary)
+        return torch.from_numpy(rounded[0]).half(), torch.from_numpy(rounded[1]).half()
 
     def _total(self, copied: Copied, shape: tuple[int, int, int]) -> Tensor:
         """Sum of the attention over the calls so far."""

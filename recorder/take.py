@@ -15,6 +15,7 @@ from attlas.recorder.observe import Sighting
 from attlas.recorder.scenes import Scene
 from attlas.recorder.scribe import Copied
 from attlas.recorder.views import Chosen, View, arrange_keys, kept_parts, key_bias, text_places, view_of
+from attlas.recorder.vocabulary import key_features
 from attlas.schemas.errors import CaptureError, ObservationError
 
 __all__ = ["Geometry", "Take"]
@@ -248,6 +249,7 @@ class Take:
             int(sighting.query.shape[-1]) + (masked == "keys"),
             parts,
             masked,
+            features=key_features(self._subject.denoiser.get_submodule(site.path)) if site.kind == "text" else 0,
             partial=sum(part.tokens for part in parts) < sum(part.tokens for part in view.parts),
         )
 

@@ -165,7 +165,7 @@ def _create_leaf(group: zarr.Group, name: str, leaf: Leaf, sizes: Mapping[str, i
         shape = tuple(sizes[dim] for dim in variable.dims)
         if variable.name in labels:
             _create(node, variable, shape, shape)[...] = labels[variable.name]
-        elif variable.group == "tokens":
+        elif variable.group in ("projection", "tokens"):
             _create(node, variable, shape, (1, *shape[1:]))
         else:
             layout = array_layout(variable, sizes)

@@ -34,7 +34,8 @@ class Leaf:
     ``joint`` they say where the text, the generated picture and its references lie. ``encoding`` is ``dense``,
     ``factors``, ``both`` or ``none`` (detail ``summary``). ``masked`` says that the last channel of the factors is the
     mask of the keys: 1 in Q, what is added to the logits in K. ``partial`` says that more keys took part in the
-    softmax than are kept, so that rows sum to less than 1.
+    softmax than are kept, so that rows sum to less than 1. ``features`` is the length of the embeddings that W_k
+    projects to keys, where the leaf holds W_k; 0 where it does not.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Leaf:
     key_picture: tuple[int, ...] = ()
     masked: bool = False
     partial: bool = False
+    features: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -148,6 +150,8 @@ class Leaf:
             "query": self.queries,
             "key": self.keys,
             "channel": self.channels,
+            "feature": self.features,
+            "head_channel": self.heads * (self.channels - self.masked),
         }
 
     def variables(self) -> tuple[Variable, ...]:
@@ -165,6 +169,8 @@ class Leaf:
             groups |= {"full"} | ({"dense", "factors"} if self.encoding == "both" else {self.encoding})
         if self.has_mean:
             groups.add("mean")
+        if self.features:
+            groups.add("projection")
         return tuple(self._fitted(v) for v in LEAF_VARIABLES.values() if v.group in groups)
 
     def _fitted(self, variable: Variable) -> Variable:

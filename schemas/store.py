@@ -15,7 +15,7 @@ from zarr.storage import LocalStore
 
 from attlas.schemas.annotations import check_annotations
 from attlas.schemas.claims import Claims
-from attlas.schemas.codecs import codecs, round_mantissa
+from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import (
     InvalidValueError,
     SchemaVersionError,
@@ -27,6 +27,7 @@ from attlas.schemas.errors import (
 )
 from attlas.schemas.layout import ArrayLayout, Leaf
 from attlas.schemas.manifest import Manifest
+from attlas.schemas.precision import round_values
 from attlas.schemas.variables import KINDS, ROOT_VARIABLES, SCHEMA_VERSION, Variable
 
 __all__ = ["Store", "open_store"]
@@ -155,7 +156,7 @@ class Store:
             region.append(slice(start, stop))
         self._check_held(row)
         precision = str(self.manifest.capture.get("precision", "exact"))
-        stored = round_mantissa(np.asarray(values, dtype=layout.dtype), variable, precision)
+        stored = round_values(np.asarray(values, dtype=layout.dtype), variable, precision)
         self._array(f"{leaf}/{variable}")[tuple(region)] = stored[None]
 
     def write_tokens(
@@ -242,6 +243,10 @@ class Store:
                     )
         for name, annotation in checked.items():
             self.group[f"annotations/{name}"][row] = annotation.values
+
+    def write_projection(self, leaf: str, weights: Sequence[NDArray[np.float16]]) -> None:
+        """Store W_k of each layer of a leaf, (feature, head and channel); once, when the store is new."""
+        self._array(f"{leaf}/key_projection")[...] = np.stack(list(weights))
 
     def complete_run(self, row: int) -> None:
         """Mark the run complete: the last thing written of it."""

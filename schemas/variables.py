@@ -16,6 +16,7 @@ __all__ = [
     "ROOT_VARIABLES",
     "SCHEMA_VERSION",
     "SEGMENTS",
+    "VOCABULARY_VARIABLES",
     "Variable",
     "markdown_table",
 ]
@@ -218,6 +219,14 @@ LEAF_VARIABLES = _table(
         group="factors",
     ),
     Variable(
+        "key_projection",
+        ("layer", "feature", "head_channel"),
+        "f2",
+        "",
+        "W_k of each layer: K of a token is its embedding times this, heads one after the other",
+        group="projection",
+    ),
+    Variable(
         "g2r",
         ("run", "branch", "t", "layer", "head", "key"),
         "f4",
@@ -240,6 +249,20 @@ LEAF_VARIABLES = _table(
         "1",
         "mean over t of the softmax over keys",
         group="mean",
+    ),
+)
+
+
+VOCABULARY_VARIABLES = _table(
+    Variable("word", ("word",), "str", "", "word of the vocabulary", "index"),
+    Variable("word_token", ("word", "word_place"), "str", "", "token of the word, as the tokenizer spells it", "coord"),
+    Variable("word_segment", ("word", "word_place"), "str", "", "what the token is: bos, word, eos or absent", "coord"),
+    Variable(
+        "word_embedding",
+        ("word", "word_place", "feature"),
+        "f4",
+        "",
+        "output of the text encoder for the word alone; NaN where it has no token",
     ),
 )
 
