@@ -3,10 +3,10 @@
 Needs numpy and zarr only. Everything public is named here.
 """
 
-from attlas.schemas.codecs import round_mantissa
 from attlas.schemas.create import create_store
 from attlas.schemas.layout import ArrayLayout, Leaf, array_layout, leaf_names
 from attlas.schemas.manifest import Manifest
+from attlas.schemas.precision import round_factors, round_values
 from attlas.schemas.simulate import simulate_store
 from attlas.schemas.store import Store, open_store
 from attlas.schemas.validate import validate_store
@@ -42,7 +42,8 @@ __all__ = [
     "create_store",
     "leaf_names",
     "open_store",
-    "round_mantissa",
+    "round_factors",
+    "round_values",
     "simulate_store",
     "validate_store",
 ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from attlas.schemas.create import create_store
 from attlas.schemas.layout import Leaf
 from attlas.schemas.manifest import Manifest
+from attlas.schemas.precision import round_factors
 from attlas.schemas.store import Store
 
 __all__ = ["attention_arrays", "simulate_store"]
@@ -66,7 +67,10 @@ def simulate_store(
         row = store.claim(f"{index:04d}", seed=index, prompt=prompt, capacity=runs - index)
         _write_tables(store, row, names, rng)
         for name, leaf in store.leaves.items():
-            arrays = attention_arrays(*_vectors(leaf, len(branches), calls, rng))
+            vectors = _vectors(leaf, len(branches), calls, rng)
+            if leaf.encoding == "factors":
+                vectors = round_factors(*vectors, precision, keys_vary=leaf.keys_vary)
+            arrays = attention_arrays(*vectors)
             for variable in leaf.variables():
                 if variable.name in arrays:
                     values = arrays[variable.name]
