@@ -7,8 +7,9 @@ from difflib import SequenceMatcher
 
 __all__ = ["Wording"]
 
-_WORDS = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]|(?:(?![\u3040-\u9fff\uac00-\ud7af])\w)+|[^\w\s]")
-"""Words, single signs, and single letters of scripts that put no spaces between words."""
+_LONE = r"[\u3040-\u9fff\uac00-\ud7af]"
+_WORDS = re.compile(rf"{_LONE}|(?:(?!{_LONE})[\w\u0300-\u036f])+|[^\w\s]")
+"""Words with their accents, single signs, and single letters of scripts that put no spaces between words."""
 
 NOWHERE = (-1, -1)
 

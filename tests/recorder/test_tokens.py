@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-from tiny_pipelines import TOKENS, tokenizer
+import torch
+from tiny_pipelines import TOKENS, make_pipe, tokenizer
 
 from attlas.recorder.tokens import label_tokens
+from attlas.schemas.words import covered, spans
 
 
 class Slow:
@@ -68,6 +70,27 @@ def test_words_that_a_pipeline_replaces_have_no_characters():
     labels = label_tokens(pipe, "a toy", TOKENS)
     assert labels.tokens[1:4] == ("a</w>", "cat</w>", "dog</w>")
     assert labels.starts[1:4] == (0, -1, -1)
+
+
+def test_every_vector_of_a_learned_word_stands_for_the_word():
+    pipe = make_pipe()
+    pipe.load_textual_inversion({"<toy>": torch.zeros(3, 16)})
+    prompt = "a <toy>, a cat"
+    fed = []
+    pipe.text_encoder.register_forward_pre_hook(lambda module, args: fed.append(args[0]))
+    pipe.encode_prompt(prompt, "cpu", 1, False)
+    labels = label_tokens(pipe, prompt, TOKENS)
+    assert labels.tokens == tuple(pipe.tokenizer.convert_ids_to_tokens(fed[0][0]))
+    assert labels.tokens[2:5] == ("<toy>", "<toy>_1", "<toy>_2")
+    places = list(zip(labels.starts, labels.ends, strict=True))
+    assert places[1:8] == [(0, 1), *[(2, 7)] * 3, (7, 8), (9, 10), (11, 14)]
+
+
+def test_words_of_a_prompt_that_is_cut_are_not_there():
+    prompt = "red " * TOKENS + "cat"
+    labels = label_tokens(SimpleNamespace(tokenizer=tokenizer()), prompt, TOKENS)
+    assert max(labels.ends) == 4 * (TOKENS - 2) - 1
+    assert not covered(labels.starts, labels.ends, spans(prompt, "cat")).any()
 
 
 def test_other_numbers_of_keys_are_not_guessed():

@@ -8,7 +8,8 @@ import re
 import string
 
 from tiny_pipelines import WORDS
-from transformers import BertTokenizer, GemmaTokenizer, Qwen2Tokenizer, T5Tokenizer
+from transformers import BertTokenizer, GemmaTokenizer, Qwen2Tokenizer, Qwen2VLProcessor, T5Tokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 
@@ -21,7 +22,8 @@ TEMPLATES = (
 )
 """Words of QwenImage's templates: whole, so that the template is as many tokens as the pipeline drops of it."""
 
-QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+QWEN_VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *QWEN_VISION)
 
 
 def _byte_letters() -> dict[int, str]:
@@ -77,6 +79,17 @@ def qwen_tokenizer(tokens: int = 512) -> Qwen2Tokenizer:
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     return made
+
+
+class qwen_processor(Qwen2VLProcessor):  # noqa: N801 a function to its users
+    """Qwen's processor of text and pictures, less its videos, which need torchvision; at most `places` tokens each."""
+
+    def __init__(self, tokens: int = 512, places: int = 4) -> None:
+        self.tokenizer, self.video_processor, self.chat_template = qwen_tokenizer(tokens), None, None
+        size = {"shortest_edge": 28**2, "longest_edge": places * 28**2}
+        self.image_processor = Qwen2VLImageProcessorPil(size=size)
+        self.image_token, self.video_token = QWEN_VISION[2:]
+        self.image_token_id, self.video_token_id = self.tokenizer.convert_tokens_to_ids(QWEN_VISION[2:])
 
 
 def bert_tokenizer(tokens: int = 77) -> BertTokenizer:
