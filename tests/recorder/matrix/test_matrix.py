@@ -1,0 +1,95 @@
+"""The architecture matrix: each row recorded, and compared with what its attention kernels got and gave."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from fidelity import assert_faithful
+from matrix.rows import Row, rows, segments
+
+from attlas.recorder import Capture, Recorder
+
+ROWS = rows()
+
+
+def named(chosen):
+    return pytest.mark.parametrize("row", chosen, ids=[row.name.replace(" ", "-") for row in chosen])
+
+
+@named([row for row in ROWS if not row.reason])
+def test_a_recording_is_faithful(row: Row):
+    pipe = row.build()
+    assert type(pipe).__name__ == row.pipeline
+    request = row.request(pipe) if callable(row.request) else row.request
+    warned = pytest.warns(UserWarning, match="softmax over keys is 1") if row.inert else contextlib.nullcontext()
+    with warned:
+        store = assert_faithful(
+            pipe,
+            request,
+            Capture(**row.capture),
+            branches=row.branches,
+            passes=row.passes,
+            denoiser=row.denoiser,
+            queries=row.queries,
+            keys=row.keys,
+        )
+    wanted = row.capture.get("branches", "all")
+    kept = row.branches if wanted == "all" else tuple(name for name in row.branches if name in wanted)
+    assert store.branches == kept
+    assert set(store.leaves) == set(row.leaves)
+    assert {name: keys_of(store, name) for name in store.leaves} == dict(row.leaves)
+    for name, leaf in store.leaves.items():
+        check_places(store, name)
+        if leaf.has_tokens:
+            assert {word: places_of(store, name, word) for word in row.words} == dict(row.words)
+    check_clock(store, row)
+
+
+def keys_of(store, name):
+    """Segments of a leaf's keys, as rows spell them."""
+    leaf = store.leaves[name]
+    if leaf.kind == "text":
+        return segments([str(label) for label in store.group[name]["token_segment"][0, store.branches.index("cond")]])
+    return segments(leaf.key_segments)
+
+
+def places_of(store, name, word):
+    """Keys whose characters lie in the first run's word."""
+    node, prompt, cond = store.group[name], str(store.group["prompt"][0]), store.branches.index("cond")
+    first = prompt.index(word)
+    starts, ends = node["token_start"][0, cond], node["token_end"][0, cond]
+    return tuple(int(key) for key in np.flatnonzero((starts >= first) & (ends <= first + len(word)) & (ends > starts)))
+
+
+def check_places(store, name):
+    """Queries, and keys that are patches of one picture, stand row by row in their grids, frame by frame."""
+    node, leaf = store.group[name], store.leaves[name]
+    assert f"{leaf.kind}/{'x'.join(map(str, leaf.query_grid))}" in name
+    grid = [place.ravel() for place in np.indices(leaf.query_grid)]
+    names = ["query_y", "query_x"] if len(grid) == 2 else ["query_frame", "query_y", "query_x"]
+    for axis, places in zip(names, grid, strict=True):
+        np.testing.assert_array_equal(node[axis][...], places)
+    own = [key for key, label in enumerate(leaf.key_segments) if label in ("self", "generated")]
+    if own:
+        for axis, places in zip(names, grid, strict=True):
+            np.testing.assert_array_equal(node[axis.replace("query", "key")][...][own], places)
+
+
+def check_clock(store, row):
+    assert store.calls == row.calls
+    for run in range(len(store.run_ids)):
+        steps = [int(step) for step in store.group["step"][run]]
+        assert steps == list(row.steps or range(row.calls))
+        timesteps, sigmas = store.group["timestep"][run], store.group["sigma"][run]
+        assert (np.diff(timesteps) <= 0).all()
+        assert (np.diff(sigmas) <= 1e-6).all()
+        assert (sigmas >= 0).all()
+
+
+@named([row for row in ROWS if row.reason])
+def test_what_cannot_be_recorded_says_why(row: Row):
+    pipe = row.build()
+    kind, words = row.error
+    request = row.request(pipe) if callable(row.request) else row.request
+    with pytest.raises(kind, match=words), Recorder(pipe, None, Capture(**row.capture)) as rec:
+        rec(**{"seed": 0, "num_inference_steps": 2, "output_type": "np", **request})
