@@ -72,12 +72,13 @@ class Scribe:
         if leaf.encoding in ("factors", "both"):
             if not leaf.keys_vary:
                 self._check_constant(copied)
-            # The summary is of the numbers that are stored, so that both give the same maps.
-            query, key = self._rounded(query, key, leaf)
-            self._put(name, "query_vectors", copied.t, layer, query)
+            rounded_query, rounded_key = self._rounded(query, key, leaf)
+            self._put(name, "query_vectors", copied.t, layer, rounded_query)
             if leaf.keys_vary or copied.t == 0:
-                self._put(name, "key_vectors", copied.t, layer, key)
-            query, key = query.float(), key.float()
+                self._put(name, "key_vectors", copied.t, layer, rounded_key)
+            if leaf.encoding == "factors":
+                # The summary is of the numbers that are stored, so that both give the same maps.
+                query, key = rounded_query.float(), rounded_key.float()
         encoded = self._encode(copied, leaf, query, key)
         split = query.shape[:3]
         for variable in ("log_attention", "logsumexp", "g2r", "r2g"):
