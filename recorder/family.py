@@ -37,12 +37,15 @@ class Family:
         For pipelines that call the denoiser once for each guidance branch: gives the branches of a run in the order of
         their passes, from the pipeline and the request's arguments. None where branches are rows of one call.
     kinds
-        Pairs of a shell pattern of module paths and what the keys of these modules are (``text``, ``image``, ``self``),
-        for denoisers of your own; the first pattern that fits counts. Modules that none fits are told apart as in
-        diffusers.
+        Pairs of a shell pattern of module paths and what the keys of these modules are (``text``, ``image``, ``self``;
+        joined by ``+`` where a module makes several kernel calls), for denoisers of your own; the first pattern that
+        fits counts. Of the others, modules of diffusers say themselves whether they are cross-attention; of modules
+        that are not, those named ``attn1`` or ``self_attn`` look at their own hidden states, and those named ``attn2``
+        or ``cross_attn``, or whose ``to_k`` is of another width than ``to_q``, at what `cross` says.
     key_grid
         Rows and columns of the keys of an ``image`` module, from its path, its number of keys and its query grid; None
-        where it does not know. By default the patches of the pipeline's image encoder.
+        where it does not know. One key more than these is a class token, which comes first. By default the patches of
+        the pipeline's image encoder.
     keys_vary
         Whether the keys of ``image`` modules change from call to call, as features of a second network do.
     ragged
@@ -72,11 +75,13 @@ class Family:
         if self.cross not in ("text", "image"):
             raise unknown_name("kind of cross-attention", self.cross, ("text", "image"))
         for _, kind in self.kinds:
-            if kind not in ("text", "image", "self"):
-                raise unknown_name("kind of attention", kind, ("text", "image", "self"), where=f"family {self.name!r}")
+            for part in kind.split("+"):
+                if part not in ("text", "image", "self"):
+                    known = ("text", "image", "self")
+                    raise unknown_name("kind of attention", part, known, where=f"family {self.name!r}")
 
     def kind_of(self, path: str) -> str | None:
-        """Name what the keys of the module at `path` are, where the family says it."""
+        """Name what the keys of the module at `path` are, as in `kinds`, where the family says it."""
         return next((kind for pattern, kind in self.kinds if fnmatchcase(path, pattern)), None)
 
     def labels(self, rows: int) -> tuple[str, ...]:

@@ -181,12 +181,13 @@ def _image_keys(pipe: Any, family: Family, shape: SiteShape) -> list[KeyLabel]:
         return [KeyLabel("reference", picture=0)] * keys
     grid = None if family.key_grid is None else family.key_grid(shape.site.path, keys, shape.grid)
     if grid is not None:
-        if grid[0] * grid[1] != keys:
+        extra = keys - grid[0] * grid[1]
+        if extra not in (0, 1):
             raise CaptureError(
                 f"key_grid of family {family.name!r} says {grid[0]}x{grid[1]} for {shape.site.path}, which has {keys} "
-                "keys"
+                "keys; as many are needed, or one more for a class token"
             )
-        return part_labels(Part("reference", grid, 0))
+        return [KeyLabel("cls")] * extra + part_labels(Part("reference", grid, 0))
     if keys == 1:
         return [KeyLabel("cls")]
     side = _patch_side(pipe)

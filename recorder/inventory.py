@@ -15,6 +15,7 @@ from attlas.recorder.capture import Capture
 from attlas.recorder.families import denoiser_of, family_of
 from attlas.recorder.family import Family
 from attlas.recorder.observe import is_compiled
+from attlas.recorder.projections import looks_at_itself, projects
 from attlas.recorder.rehearsal import rehearse
 from attlas.schemas.errors import CaptureError, unknown_name
 
@@ -124,11 +125,11 @@ def core(denoiser: nn.Module) -> nn.Module:
 
 
 def attention_modules(denoiser: nn.Module) -> dict[str, nn.Module]:
-    """Attention modules below `denoiser` by path."""
+    """Attention modules below `denoiser` by path: those of diffusers, and those that compute theirs by hand."""
     return {
         path: module
         for path, module in denoiser.named_modules()
-        if isinstance(module, Attention | AttentionModuleMixin)
+        if isinstance(module, Attention | AttentionModuleMixin) or projects(module)
     }
 
 
@@ -168,7 +169,7 @@ def _sites(denoiser: nn.Module, family: Family) -> list[Site]:
     found = []
     for path, module in attention_modules(denoiser).items():
         heads = int(getattr(module, "heads", 0))
-        reason = anatomy.reason(path)
+        reason = anatomy.reason(path) or _unclear(path, module, family)
         for order, (kind, label) in enumerate(_calls(path, module, family, anatomy)):
             varies = family.keys_vary and kind == "image"
             found.append(Site(path, kind, heads, order=order, label=label, varies=varies, reason=reason))
@@ -181,21 +182,32 @@ def _calls(path: str, module: nn.Module, family: Family, anatomy: Anatomy) -> li
     """Kind and label of each kernel call that a module makes in one pass, in order."""
     said, known = family.kind_of(path), anatomy.kinds_of(path)
     cross = bool(getattr(module, "is_cross_attention", False))
+    own = looks_at_itself(path, module) if projects(module) else None
     if said is not None:
-        kinds = [said]
+        kinds = said.split("+")
     elif known is not None:
         kinds = list(known)
     elif cross and getattr(module, "add_k_proj", None) is not None:
         # The picture that a video starts from comes before the text.
         kinds = ["image", "text"]
     else:
-        kinds = [family.cross if cross else "self"]
+        kinds = [family.cross if cross or own is False else "self"]
     calls = [(kind, path) for kind in kinds]
     adapters = getattr(getattr(module, "processor", None), "to_k_ip", None)
     if adapters is not None:
         several = len(adapters) > 1
         calls += [("image", f"{path}.processor.to_k_ip.{n}" if several else path) for n in range(len(adapters))]
     return calls
+
+
+def _unclear(path: str, module: nn.Module, family: Family) -> str:
+    """Why the kind of a module that is not of diffusers is not known; empty where it is."""
+    if not projects(module) or family.kind_of(path) is not None or looks_at_itself(path, module) is not None:
+        return ""
+    return (
+        "its name does not tell whether it looks at its own hidden states (attn1) or at a context (attn2); "
+        f'register_family(Family({family.name!r}, ..., kinds=(("{path}", "self"),))) can'
+    )
 
 
 def _check_recordable(pipe: Any, every: list[Site], capture: Capture) -> None:

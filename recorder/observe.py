@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from attlas.recorder.projections import Gathered, projects
 from attlas.schemas.errors import ObservationError
 
 __all__ = ["Sighting", "Watch", "is_compiled"]
@@ -29,6 +30,7 @@ class Sighting:
 
     Dims: ``query`` (row, head, query, channel), ``key`` (row, head, key, channel); ``mask`` broadcasts to
     (row, head, query, key), boolean (True keeps) or additive. ``order`` counts the calls inside one module run.
+    ``own`` says whether Q and K were made of the same hidden states, where that was seen.
     """
 
     path: str
@@ -38,20 +40,24 @@ class Sighting:
     key: Tensor
     mask: Tensor | None
     scale: float
+    own: bool | None = None
 
 
 @dataclass
 class _Frame:
-    """One attention module that is computing now."""
+    """One attention module that is computing now; ``gathered`` is what its layers showed, where they are watched."""
 
     path: str
     grid: tuple[int, int] | None
+    gathered: Gathered | None = None
     seen: int = 0
     mode: ExitStack = field(default_factory=ExitStack)
 
 
 class Watch:
     """Context manager that calls `note` with a `Sighting` of each kernel call in the modules at `paths`.
+
+    Modules that are not of diffusers and make no kernel call are seen by their projections instead.
 
     Leaving it, by any road, takes every hook away. A module that computed unseen raises `ObservationError`.
 
@@ -86,6 +92,7 @@ class Watch:
         self._end = end
         self._frames: list[_Frame] = []
         self._grids: list[tuple[int, int] | None] = []
+        self._excess: list[tuple[str, Tensor]] = []
         self._exit = ExitStack()
         self._compiled = compiled
         self._mode = _Mode(self._untraced(self._see))
@@ -96,6 +103,9 @@ class Watch:
             for path, module in self._denoiser.named_modules():
                 if path in self._paths:
                     self._hook(stack, module, self._enter_attention(path), self._leave_attention)
+                    if projects(module):
+                        for handle in Gathered.watch(module, self._gathering(path), self._untraced):
+                            stack.callback(handle.remove)
                 elif path in around:
                     self._hook(stack, module, self._enter_around, self._leave_around)
             self._hook(stack, self._denoiser, self._enter_denoiser, self._leave_denoiser)
@@ -113,6 +123,7 @@ class Watch:
             self._close_frame()
         self._exit.close()
         self._grids.clear()
+        self._excess.clear()
 
     def _hook(
         self, stack: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]
@@ -135,8 +146,15 @@ class Watch:
             self._begin(args, kwargs)
 
     def _leave_denoiser(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        excess, self._excess = self._excess, []
         # torch calls an always-called hook with None when the module raised.
-        if output is not None and self._end is not None:
+        if output is None:
+            return
+        # At the end of all modules, so that a GPU is waited for once.
+        for (path, _), wrong in zip(excess, _positive([value for _, value in excess]), strict=True):
+            if wrong:
+                raise ObservationError(_another_softmax(path))
+        if self._end is not None:
             self._end()
 
     def _enter_around(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -151,14 +169,19 @@ class Watch:
             self._grids.pop()
 
     def _enter_attention(self, path: str) -> Callable[..., None]:
-        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             grid = _picture_grid(args, kwargs) or (self._grids[-1] if self._grids else None)
-            self._frames.append(_Frame(path, grid))
+            gathered = Gathered.begin(path, module, args, kwargs) if projects(module) else None
+            self._frames.append(_Frame(path, grid, gathered))
             if not self._compiled:
                 # Only around the modules that are watched: passing every call of a model on takes its time.
                 self._frames[-1].mode.enter_context(self._mode)
 
         return enter
+
+    def _gathering(self, path: str) -> Callable[[], Gathered | None]:
+        """Give what a layer of the module at `path` shows to that module's frame, where it computes now."""
+        return lambda: self._frames[-1].gathered if self._frames and self._frames[-1].path == path else None
 
     def _close_frame(self) -> _Frame:
         frame = self._frames.pop()
@@ -167,8 +190,14 @@ class Watch:
 
     def _leave_attention(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         frame = self._close_frame() if self._frames else None
-        if output is not None and frame is not None and frame.seen == 0:
+        if output is None or frame is None or frame.seen:
+            return
+        if frame.gathered is None:
             raise ObservationError(_unseen(frame.path, module))
+        shown = frame.gathered.finish(output)
+        if shown.excess is not None:
+            self._excess.append((frame.path, shown.excess))
+        self._note(Sighting(frame.path, 0, frame.grid, shown.query, shown.key, None, shown.scale, shown.own))
 
     def _see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._frames:
@@ -190,7 +219,8 @@ class Watch:
         scale = call.get("scale")
         scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
         order, frame.seen = frame.seen, frame.seen + 1
-        self._note(Sighting(frame.path, order, frame.grid, query, key, mask, scale))
+        own = None if frame.gathered is None else frame.gathered.own
+        self._note(Sighting(frame.path, order, frame.grid, query, key, mask, scale, own))
 
 
 class _Mode(TorchFunctionMode):
@@ -225,10 +255,24 @@ def is_compiled(module: nn.Module) -> bool:
 
 def _picture_grid(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
     """Rows and columns of a module's hidden states, where they still have the shape of a picture."""
-    hidden = args[0] if args else kwargs.get("hidden_states")
+    hidden = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
     if isinstance(hidden, Tensor) and hidden.ndim == 4:
         return int(hidden.shape[-2]), int(hidden.shape[-1])
     return None
+
+
+def _positive(values: list[Tensor]) -> list[bool]:
+    """Whether each of the numbers is positive, or none at all."""
+    return [] if not values else [not value <= 0 for value in torch.stack(values).tolist()]
+
+
+def _another_softmax(path: str) -> str:
+    return (
+        f"{path} computes its attention by hand, and it is not softmax(scale Q K^T) of what its to_q and to_k give: a "
+        "norm, positions, a mask, a second attention or another scale come between; set its attribute 'scale' if it is "
+        "that, let it call torch.nn.functional.scaled_dot_product_attention, whose calls are recorded as they are, or "
+        "leave it out of Capture(layers=...)"
+    )
 
 
 def _unseen(path: str, module: nn.Module) -> str:

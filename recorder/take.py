@@ -122,6 +122,12 @@ class Take:
         if site is None:
             self._check_known(sighting)
             return
+        if place in self._seen:
+            raise ObservationError(
+                f"{site.path} computed twice in denoiser call {self._call}: which of its two passes is meant cannot be "
+                "told; leave it out of Capture(layers=...)"
+            )
+        self._check_kind(site, sighting)
         self._seen.add(place)
         self._choose_branches(int(sighting.query.shape[0]))
         view = self._view(site, sighting)
@@ -205,6 +211,16 @@ class Take:
                 f"{sighting.path} made {sighting.order + 1} attention calls in one pass; {known} is known of it, "
                 "so that what the others look at cannot be told; leave it out of Capture(layers=...)"
             )
+
+    def _check_kind(self, site: Site, sighting: Sighting) -> None:
+        """Check that a module whose kind was told by its name looks at what that says."""
+        if sighting.own is None or sighting.own == (site.kind == "self"):
+            return
+        shown, kinds = ("its own hidden states", "self") if sighting.own else ("a context", "text or image")
+        raise ObservationError(
+            f"{site.path} is taken for {site.kind!r} attention, but its keys are made of {shown}; name it in the "
+            f"pipeline's family: register_family(Family(..., kinds=((pattern, {kinds!r}),)))"
+        )
 
     def _view(self, site: Site, sighting: Sighting) -> View:
         """Lay the call out, and note how many tokens its text has in the branches that it computes."""
