@@ -8,9 +8,10 @@ from typing import Any
 from tqdm import tqdm
 
 from attlas.recorder.capture import Capture
+from attlas.recorder.fan_out import record_on
 from attlas.recorder.job import Annotate
+from attlas.recorder.ledger import check_ids
 from attlas.recorder.recording import Recorder
-from attlas.recorder.requests import Request
 from attlas.schemas import Store
 from attlas.schemas.errors import InvalidValueError, StoreExistsError
 
@@ -26,13 +27,15 @@ def record(
     resume: bool = True,
     progress: bool = True,
     annotate: Annotate | None = None,
+    client: Any = None,
 ) -> Store:
     """Run every request through `pipe`, record it into the store at `path`, and return the finished store.
 
     Parameters
     ----------
     pipe
-        A diffusers pipeline; it is left as it was found.
+        A diffusers pipeline; it is left as it was found. With `client`, its name or folder, or a function of no
+        arguments that makes it: every worker makes its own.
     path
         Folder of the store. None keeps it in memory.
     requests
@@ -47,6 +50,9 @@ def record(
         Whether a bar on stderr shows denoiser calls done, rate and time left, in place of the pipeline's own.
     annotate
         See `Recorder`.
+    client
+        A `distributed.Client`: its workers draw the requests, one at a time each, into the one store, whose path all
+        of them must see. Runs never share a shard, so that workers do not wait for one another.
 
     Returns
     -------
@@ -72,11 +78,14 @@ def record(
     """
     if not resume and path is not None and Path(path).exists():
         raise StoreExistsError(f"{path} exists; leave out resume=False to add to it, or choose another path")
+    if client is not None:
+        listed = list(requests)
+        return record_on(client, pipe, path, listed, capture or Capture(), progress=progress, annotate=annotate)
     with Recorder(pipe, path, capture, annotate=annotate) as recorder:
         prepared = [recorder.prepare(request, f"{index:04d}") for index, request in enumerate(requests)]
         if not prepared:
             raise InvalidValueError("there are no requests; give at least one")
-        _check_ids(prepared)
+        check_ids(prepared)
         todo = recorder.unfinished(prepared)
         left = sum(len(wanted) for _, wanted in todo)
         with _bar(pipe, len(todo), show=progress) as ticked:
@@ -85,15 +94,6 @@ def record(
                 left -= len(wanted)
             recorder.flush()
     return recorder.store
-
-
-def _check_ids(prepared: list[Request]) -> None:
-    seen: set[str] = set()
-    for request in prepared:
-        for run in request.ids:
-            if run in seen:
-                raise InvalidValueError(f"two requests have the id {run!r}; each run needs its own")
-            seen.add(run)
 
 
 @contextmanager

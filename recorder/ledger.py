@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from attlas.recorder.requests import Request
 from attlas.schemas import Store
-from attlas.schemas.errors import StoreMismatchError
+from attlas.schemas.errors import InvalidValueError, StoreMismatchError
 
-__all__ = ["missing_runs", "next_label"]
+__all__ = ["check_ids", "missing_runs", "next_label"]
 
 
 def missing_runs(store: Store, requests: Iterable[Request]) -> list[tuple[Request, list[str]]]:
@@ -40,3 +40,13 @@ def next_label(store: Store | None) -> str:
     while f"{number:04d}" in used:
         number += 1
     return f"{number:04d}"
+
+
+def check_ids(prepared: Iterable[Request]) -> None:
+    """Raise where two requests have the same id."""
+    seen: set[str] = set()
+    for request in prepared:
+        for run in request.ids:
+            if run in seen:
+                raise InvalidValueError(f"two requests have the id {run!r}; each run needs its own")
+            seen.add(run)
