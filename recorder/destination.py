@@ -6,32 +6,47 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
+
+from zarr.abc.store import Store as Backend
 
 from attlas.schemas import Leaf, Manifest, Store, create_store, leaf_names, open_store
 from attlas.schemas.errors import AttlasError, InvalidValueError, ObservationError, StoreMismatchError
 
-__all__ = ["check_geometry", "check_present", "make_store", "open_matching", "storing", "text_room"]
+__all__ = [
+    "Target",
+    "check_geometry",
+    "check_present",
+    "make_store",
+    "name_of",
+    "open_matching",
+    "storing",
+    "text_room",
+]
+
+Target: TypeAlias = str | Path | Backend | Store | None
+"""Folder of a store, an empty zarr store that nobody else writes to, an open store, or None for memory."""
 
 
 @contextmanager
-def storing(path: str | None, what: str) -> Iterator[None]:
+def storing(path: Target, what: str) -> Iterator[None]:
     """Turn an error of the disk into one that says what it means for the recording."""
     try:
         yield
     except AttlasError:
         raise
     except (OSError, KeyError) as err:
-        if path is not None and not (Path(path) / "zarr.json").is_file():
+        if isinstance(path, str | Path) and not (Path(path) / "zarr.json").is_file():
             raise ObservationError(f"the store {path} vanished while {what} was recorded; record again") from err
         # zarr says KeyError for an array that is not there.
         problem = f"{err} is not there" if isinstance(err, KeyError) else str(err)
         raise ObservationError(
-            f"writing {what} to {path or 'memory'} failed: {problem}; complete runs there are intact: mend the cause "
+            f"writing {what} to {name_of(path)} failed: {problem}; complete runs there are intact: mend the cause "
             "and record again, it goes on where it stopped"
         ) from err
 
 
-def open_matching(path: str | None, manifest: Manifest) -> Store | None:
+def open_matching(path: Target, manifest: Manifest) -> Store | None:
     """Open the store at `path` if one is there, and check that `manifest` may be recorded into it.
 
     Raises
@@ -41,22 +56,23 @@ def open_matching(path: str | None, manifest: Manifest) -> Store | None:
     StoreMismatchError
         If it was made from another model, sampler or capture.
     """
-    if path is None:
+    if isinstance(path, Store):
+        _check_manifest(path, manifest)
+        return path
+    if not isinstance(path, str | Path):
         return None
-    if "://" in path:
+    if "://" in str(path):
         raise InvalidValueError(f"{path} is a URL; a recording needs a local folder, which can be copied afterwards")
     if not Path(path).exists():
         _check_parent(Path(path))
         return None
     store = open_store(path)
-    different = store.manifest.differences(manifest)
-    if different:
-        raise StoreMismatchError(_mismatch(path, different))
+    _check_manifest(store, manifest)
     return store
 
 
 def make_store(
-    path: str | None,
+    path: Target,
     manifest: Manifest,
     leaves: tuple[Leaf, ...],
     branches: tuple[str, ...],
@@ -72,8 +88,10 @@ def make_store(
     once the second finds the first's.
     """
     details = (manifest, leaves, branches, len(kept), image_shape, reference_shape)
-    if path is None:
-        made = create_store(None, *details, t_labels=kept, frames=frames)
+    if isinstance(path, Store):
+        return path
+    if not isinstance(path, str | Path):
+        made = create_store(path, *details, t_labels=kept, frames=frames)
         fill(made)
         return made
     target = Path(path)
@@ -89,9 +107,7 @@ def make_store(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     store = open_store(target)
-    different = store.manifest.differences(manifest)
-    if different:
-        raise StoreMismatchError(_mismatch(path, different))
+    _check_manifest(store, manifest)
     return store
 
 
@@ -125,7 +141,7 @@ def check_geometry(
             fields = [f for f in vars(new[name]) if getattr(new[name], f) != getattr(store.leaves[name], f)]
             different.append(f"leaf {name}: {', '.join(fields)} differ")
     if different:
-        raise StoreMismatchError(_mismatch(store.path or "the store in memory", different))
+        raise StoreMismatchError(_mismatch(store, different))
 
 
 def text_room(store: Store) -> int | None:
@@ -134,6 +150,12 @@ def text_room(store: Store) -> int | None:
         (leaf.key_segments or ("text",) * leaf.keys).count("text") for leaf in store.leaves.values() if leaf.has_tokens
     ]
     return max(rooms, default=None)
+
+
+def name_of(path: Target) -> str:
+    """How messages call a place."""
+    folder = path.path if isinstance(path, Store) else path
+    return str(folder) if isinstance(folder, str | Path) else "the store in memory"
 
 
 def check_present(store: Store) -> None:
@@ -157,6 +179,12 @@ def _short(value: tuple[object, ...] | int | None) -> str:
     return str(value) if len(value) <= 4 else f"{len(value)} ({value[0]} to {value[-1]})"
 
 
-def _mismatch(path: str, different: list[str]) -> str:
+def _check_manifest(store: Store, manifest: Manifest) -> None:
+    different = store.manifest.differences(manifest)
+    if different:
+        raise StoreMismatchError(_mismatch(store, different))
+
+
+def _mismatch(store: Store, different: list[str]) -> str:
     lines = "\n".join(f"  {line}" for line in different)
-    return f"{path} holds recordings that this one cannot join:\n{lines}\nrecord into another store"
+    return f"{name_of(store)} holds recordings that this one cannot join:\n{lines}\nrecord into another store"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.recorder.clock import Clock
-from attlas.recorder.destination import check_geometry, check_present, make_store, storing
+from attlas.recorder.destination import Target, check_geometry, check_present, make_store, storing
 from attlas.recorder.geometry import build_leaves
 from attlas.recorder.inventory import Subject
 from attlas.recorder.key_labels import in_sequence, only
@@ -57,7 +57,7 @@ class Job:
         self,
         subject: Subject,
         manifest: Manifest,
-        path: str | None,
+        path: Target,
         store: Store | None,
         sink: Sink,
         request: Request,

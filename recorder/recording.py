@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from attlas.recorder.capture import Capture
 from attlas.recorder.describe import describe
-from attlas.recorder.destination import open_matching, storing, text_room
+from attlas.recorder.destination import Target, name_of, open_matching, storing, text_room
 from attlas.recorder.inventory import Subject, select
 from attlas.recorder.job import Annotate, Job
 from attlas.recorder.ledger import missing_runs, next_label
@@ -44,8 +43,8 @@ class Recorder:
     pipe
         A diffusers pipeline. Calls of ``pipe`` itself are not recorded, only those of the recorder.
     path
-        Folder of the store: a new one, or one with recordings of the same pipeline and capture, which is added to.
-        None keeps the store in memory.
+        Folder of the store: a new one, or one with recordings of the same pipeline and capture, which is added to;
+        or an open store. None keeps the store in memory.
     capture
         What to keep; ``Capture()`` by default.
     annotate
@@ -74,13 +73,13 @@ class Recorder:
     def __init__(
         self,
         pipe: Any,
-        path: str | Path | None = None,
+        path: Target = None,
         capture: Capture | None = None,
         *,
         annotate: Annotate | None = None,
     ) -> None:
         self._pipe = pipe
-        self._path = None if path is None else str(path)
+        self._path = path
         self._capture = capture or Capture()
         self._annotate = annotate
         self._store: Store | None = None
@@ -168,9 +167,7 @@ class Recorder:
         prepared = prepare(subject, request, next_label(self._store))
         missing = self.unfinished([prepared])
         if not missing:
-            raise StoreMismatchError(
-                f"run {prepared.ids[0]!r} of {self._path or 'the store in memory'} is complete; choose another id"
-            )
+            raise StoreMismatchError(f"run {prepared.ids[0]!r} of {name_of(self._path)} is complete; choose another id")
         return self.run(*missing[0])
 
     def prepare(self, request: Mapping[str, Any], name: str) -> Request:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store as Backend
 from zarr.storage import LocalStore, MemoryStore
 
 from attlas.schemas.codecs import codecs
@@ -23,7 +24,7 @@ TABLE_CHUNK = 1024
 
 
 def create_store(
-    path: str | Path | None,
+    path: str | Path | Backend | None,
     manifest: Manifest,
     leaves: Iterable[Leaf],
     branches: tuple[str, ...],
@@ -39,7 +40,7 @@ def create_store(
     Parameters
     ----------
     path
-        Folder to create; None keeps the store in memory.
+        Folder to create, or an empty zarr store that is written by this process alone; None keeps the store in memory.
     manifest
         What the recordings are made of.
     leaves
@@ -107,12 +108,14 @@ def create_store(
             "coordinates": coordinates,
         }
     )
-    return Store(group, None if path is None else str(path))
+    return Store(group, str(path) if isinstance(path, str | Path) else None)
 
 
-def _backend(path: str | Path | None) -> LocalStore | MemoryStore:
+def _backend(path: str | Path | Backend | None) -> Backend:
     if path is None:
         return MemoryStore()
+    if isinstance(path, Backend):
+        return path
     target = Path(path)
     if target.exists():
         raise StoreExistsError(f"{target} exists; a new store needs a path where nothing is")
