@@ -1,5 +1,6 @@
 """What one tokenizer makes of one text: the label of each of its tokens."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from attlas.recorder.wording import NOWHERE, Wording
 
 __all__ = ["TokenLabels", "joined", "nothing", "spell", "unlabelled"]
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ def joined(*parts: TokenLabels, chunks: Sequence[int] | None = None) -> TokenLab
 def spell(tokenizer: Any, wording: Wording, length: int | None = None, *, pad: bool = True) -> TokenLabels:
     """Label the tokens that `tokenizer` makes of a text, cut to `length` tokens, and padded to it if `pad`.
 
-    The first end token that spells nothing is ``eos`` and whatever follows is ``pad``, although Stable Diffusion 1
-    pads with end tokens; an end token that spells characters is CLIP's sign for an unknown word.
+    Whatever the tokenizer pads with is ``pad``, although Stable Diffusion 1 pads with end tokens; an end token within
+    the text is CLIP's sign for an unknown word.
     """
     fast = bool(getattr(tokenizer, "is_fast", False))
     settings: dict[str, Any] = {} if length is None else {"max_length": length, "truncation": True}
@@ -82,7 +85,7 @@ def spell(tokenizer: Any, wording: Wording, length: int | None = None, *, pad: b
     if fast:
         covered = [(int(first), int(last)) for first, last in encoded["offset_mapping"]]
     else:
-        covered = _searched(wording.text, tokens)
+        covered = _searched(tokenizer, wording.text, ids, tokens)
     segments = _segments(tokenizer, ids, [bool(flag) for flag in encoded["attention_mask"]], covered, wording)
     spans = [
         wording.span(*stretch) if segment == "word" else NOWHERE
@@ -98,30 +101,58 @@ def _segments(
     begin, end = (
         {getattr(tokenizer, f"{name}_token_id", None) for name in names} for names in (("bos", "cls"), ("eos", "sep"))
     )
-    special = set(getattr(tokenizer, "all_special_ids", ()))
+    special = set(getattr(tokenizer, "all_special_ids", ())) - {getattr(tokenizer, "unk_token_id", None)}
+    final = max((place for place, shown in enumerate(seen) if shown), default=-1)
     segments: list[str] = []
-    for number, shown, (first, last) in zip(ids, seen, covered, strict=True):
-        if not shown or "eos" in segments:
+    for place, (number, shown, (first, last)) in enumerate(zip(ids, seen, covered, strict=True)):
+        if not shown:
             segments.append("pad")
         elif last > first:
             segments.append("word" if wording.is_own(first, last) else "template")
         elif number in begin and set(segments) <= {"pad"}:
             segments.append("bos")
-        elif number in end:
+        elif number in end and place == final:
             segments.append("eos")
         else:
             segments.append("template" if number in special else "word")
     return tuple(segments)
 
 
-def _searched(text: str, tokens: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Find the tokens one after the other in the text, for tokenizers that do not say where they were."""
-    lowered = text.lower()
-    place = 0
+def _searched(tokenizer: Any, text: str, ids: list[int], tokens: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Find the tokens one after the other in the text, for tokenizers that do not say where they were.
+
+    A token stands where the one before ended; after one that is not there, which stands for something else than it
+    spells, the next one is looked for further on.
+    """
+    lowered = [letter.lower() if len(letter.lower()) == 1 else letter for letter in text]
+    # Tokens may be parts of a letter: bytes.
+    owners = [place for place, letter in enumerate(lowered) for _ in letter.encode()]
+    raw = "".join(lowered).encode()
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    letters: dict[str, int] = getattr(tokenizer, "byte_decoder", {})
+    place, lost = 0, False
     found = []
-    for token in tokens:
-        piece = token.removesuffix("</w>").removeprefix("##").lstrip("▁Ġ").lower()
-        spot = lowered.find(piece, place) if piece and not piece.startswith("<|") else -1
-        found.append((spot, spot + len(piece)) if spot >= 0 else NOWHERE)
-        place = spot + len(piece) if spot >= 0 else place
+    for number, token in zip(ids, tokens, strict=True):
+        piece = b"" if number in special else _bytes(token, letters).lower()
+        while place < len(raw) and text[owners[place]].isspace():
+            place += 1
+        spot = raw.find(piece, place) if piece else -1
+        if spot < 0 or (spot > place and not lost):
+            lost = lost or number not in special or number == unknown
+            found.append(NOWHERE)
+        else:
+            place, lost = spot + len(piece), False
+            found.append((owners[spot], owners[place - 1] + 1))
     return found
+
+
+def _bytes(token: str, letters: dict[str, int]) -> bytes:
+    """Return what a token spells, less the signs by which tokenizers say that a word begins, goes on or ends."""
+    single = _BYTE.fullmatch(token)
+    if single:
+        return bytes([int(single[1], 16)])
+    piece = token.removesuffix("</w>").removeprefix("##").lstrip("▁Ġ")
+    if letters and all(letter in letters for letter in piece):
+        return bytes(letters[letter] for letter in piece)
+    return piece.encode()

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from transformers import CLIPTokenizer, T5Tokenizer
-
 from attlas.recorder import instructed
 from attlas.recorder.asked import Asked
 from attlas.recorder.spelling import TokenLabels, joined, nothing, spell, unlabelled
@@ -106,10 +104,15 @@ def _layout_of(asked: Asked) -> Layout | None:
     readers = _tokenizers(asked.pipe)
     if not readers:
         return None
-    if any(isinstance(reader, T5Tokenizer) for reader in readers) and asked.setting("max_sequence_length"):
+    if any(_is_a(reader, "T5Tokenizer") for reader in readers) and asked.setting("max_sequence_length"):
         return _PADDED
     lengths = {int(reader.model_max_length) for reader in readers}
-    return _CLIP if isinstance(readers[0], CLIPTokenizer) or asked.keys in lengths else None
+    return _CLIP if _is_a(readers[0], "CLIPTokenizer") or asked.keys in lengths else None
+
+
+def _is_a(tokenizer: Any, name: str) -> bool:
+    """Whether a tokenizer is of a class, or of its fast twin, which older transformers derive from another base."""
+    return any(cls.__name__ in (name, f"{name}Fast") for cls in type(tokenizer).__mro__)
 
 
 def _tokenizers(pipe: Any) -> list[Any]:

@@ -15,7 +15,6 @@ ONE += ("LTXPipeline", "MochiPipeline", "ChromaPipeline", "AuraFlowPipeline", "A
 ONE += ("Lumina2Pipeline", "SanaPipeline", "SanaSprintPipeline", "StableDiffusionXLPipeline")
 TWO = ("StableDiffusion3Pipeline", "HunyuanDiTPipeline")
 ALL = (*ONE, *TWO, "FluxPipeline", "FluxImg2ImgPipeline")
-LOWER = ("PixArt", "Sana", "Allegro")
 
 PROMPT = "A red cat, a blue dog & ONE zebra's \N{CAT} caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 

@@ -4,9 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_pipelines import TOKENS, make_pipe, tokenizer
+from tiny_tokenizers import bert_tokenizer, byte_letters, gemma_tokenizer, qwen_tokenizer, t5_tokenizer
 
+from attlas.recorder.spelling import spell
 from attlas.recorder.tokens import label_tokens
+from attlas.recorder.wording import Wording
 from attlas.schemas.words import covered, spans
 
 
@@ -17,8 +22,18 @@ class Slow:
 
     def __init__(self, fast):
         self._fast = fast
-        self.model_max_length = fast.model_max_length
-        self.bos_token_id, self.eos_token_id = fast.bos_token_id, fast.eos_token_id
+        for name in (
+            "model_max_length",
+            "bos_token_id",
+            "eos_token_id",
+            "cls_token_id",
+            "sep_token_id",
+            "unk_token_id",
+        ):
+            setattr(self, name, getattr(fast, name))
+        self.all_special_ids = fast.all_special_ids
+        if "Ġ" in fast.get_vocab():
+            self.byte_decoder = {letter: byte for byte, letter in byte_letters().items()}
 
     def __call__(self, text, *, return_offsets_mapping, **settings):
         assert not return_offsets_mapping
@@ -32,6 +47,20 @@ class Slow:
 def pipe(request):
     fast = tokenizer()
     return SimpleNamespace(tokenizer=fast if request.param == "fast" else Slow(fast))
+
+
+READERS = (tokenizer, t5_tokenizer, gemma_tokenizer, qwen_tokenizer, bert_tokenizer)
+
+
+@given(st.sampled_from(READERS), st.text(st.sampled_from("ab c,Dz1\N{CAT}\u4e2d'-"), max_size=14))
+def test_searching_finds_what_the_fast_tokenizers_say(make, prompt):
+    fast = make(64)
+    want, got = (spell(reader, Wording.of(prompt), 64) for reader in (fast, Slow(fast)))
+    assert (got.tokens, got.segments) == (want.tokens, want.segments)
+    # What an unknown token stands for cannot be searched for, so that it is not certain where the next ones are.
+    known = want.tokens.index(fast.unk_token) if fast.unk_token in want.tokens else 64
+    for token, *places in list(zip(want.tokens, want.starts, want.ends, got.starts, got.ends, strict=True))[:known]:
+        assert places[:2] == places[2:] or token == "▁"
 
 
 def test_words_pieces_and_padding(pipe):

@@ -26,7 +26,7 @@ QWEN_VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_p
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *QWEN_VISION)
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """How byte-level vocabularies spell each byte: itself where it prints, else a letter from 256 on."""
     prints = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in prints]
@@ -64,7 +64,7 @@ def qwen_tokenizer(tokens: int = 512) -> Qwen2Tokenizer:
     """
     template = re.findall(r"'s|[A-Za-z]+", TEMPLATES)
     words = tuple(dict.fromkeys([*WORDS, *("Ġ" + word for word in WORDS), *template, *("Ġ" + w for w in template)]))
-    letters = _byte_letters().values()
+    letters = byte_letters().values()
     merges = [*_merges(words), ("Ġ", "("), (")", ",")]
     pieces = dict.fromkeys([*letters, *(a + b for a, b in merges), *QWEN_SPECIAL])
     made = Qwen2Tokenizer(
