@@ -78,6 +78,7 @@ class Job:
         self._rows: list[int | None] = []
         self._scribe: Scribe | None = None
         self._cancelled = False
+        self._labelled: dict[tuple[int, bool, int], TokenLabels] = {}
 
     def open(self, geometry: Geometry) -> Callable[[Copied], None]:
         """Make the store or check that the run fits into it; return what takes the copies of kernel calls."""
@@ -196,15 +197,17 @@ class Job:
     def _tokens(self, place: int, branch: str, keys: int) -> TokenLabels:
         request, negative = self._request, branch != "cond"
         text = (request.negatives if negative else request.prompts)[place]
-        return label_tokens(
-            self._subject.pipe,
-            text,
-            keys,
-            request.arguments,
-            negative=negative,
-            picture=place,
-            pictures=request.pictures,
-        )
+        if (place, negative, keys) not in self._labelled:
+            self._labelled[place, negative, keys] = label_tokens(
+                self._subject.pipe,
+                text,
+                keys,
+                request.arguments,
+                negative=negative,
+                picture=place,
+                pictures=request.pictures,
+            )
+        return self._labelled[place, negative, keys]
 
     # In the writer's thread
 
