@@ -188,7 +188,9 @@ def place_of(leaf: Leaf, layer: int, model: torch.nn.Module) -> tuple[str, int]:
 
 
 def _compare(store, name, run, kernels, branches, passes, queries, keys):
-    node, leaf = store.group[name], store.leaves[name]
+    group, leaf = store.group[name], store.leaves[name]
+    held = ("token_segment", "log_attention", "logsumexp", "g2r", "r2g", "attention_mean")
+    node = {array: np.asarray(group[array][run]) for array in held if array in group}
     logits, runs = stored_logits(store, name, run), len(store.run_ids)
     mean = np.zeros((len(store.branches), len(leaf.layers), leaf.heads, leaf.queries, leaf.keys))
     calls = [int(call) for call in store.group["t"][...]]
@@ -198,7 +200,7 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
         for branch, label in enumerate(store.branches):
             present = np.ones(leaf.keys, bool)
             if "token_segment" in node:
-                present = np.asarray(node["token_segment"][run, branch]) != "absent"
+                present = node["token_segment"][branch] != "absent"
             for t, call in enumerate(calls):
                 number = call * len(branches) + branches.index(label) if passes else call
                 row = run if passes else branches.index(label) * runs + run
@@ -206,7 +208,7 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
                 whole = kernel.logits(row, list(leaf.head_labels))[:, window]
                 kept = np.arange(whole.shape[-1]) if keys is None else np.asarray(keys(name, run))
                 where = f"{leaf.layers[layer]} {label} call {call} run {run}"
-                at = (run, branch, t, layer)
+                at = (branch, t, layer)
                 assert present.sum() == len(kept), where
                 want = np.zeros((leaf.heads, leaf.queries, leaf.keys))
                 want[..., present] = softmax(whole, -1)[..., kept]
@@ -232,4 +234,4 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
                     near = 4e-3 * np.abs(value).max()
                     np.testing.assert_allclose(got[..., present] @ value, output, atol=near, err_msg=where)
     if leaf.has_mean:
-        np.testing.assert_allclose(node["attention_mean"][run].astype("f8"), mean, **CLOSE, err_msg=name)
+        np.testing.assert_allclose(node["attention_mean"].astype("f8"), mean, **CLOSE, err_msg=name)

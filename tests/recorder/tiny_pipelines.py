@@ -9,10 +9,10 @@ WORDS = ("a", "red", "blue", "cat", "dog", "and")
 TOKENS = 12
 
 
-def tokenizer(tokens: int = TOKENS) -> CLIPTokenizer:
-    """A CLIP tokenizer that knows a few words whole and the rest letter by letter."""
+def tokenizer(tokens: int = TOKENS, pad: str | None = None) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows a few words whole and the rest letter by letter; `pad` gets the id 0."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    vocabulary = [*([pad] if pad else []), *letters, *(letter + "</w>" for letter in letters)]
     merges = []
     for word in WORDS:
         pieces = [*word[:-1], word[-1] + "</w>"]
@@ -23,7 +23,7 @@ def tokenizer(tokens: int = TOKENS) -> CLIPTokenizer:
     vocabulary = list(dict.fromkeys([*vocabulary, "<|startoftext|>", "<|endoftext|>"]))
     merges = list(dict.fromkeys(merges))
     ids = {token: number for number, token in enumerate(vocabulary)}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=tokens)
+    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=tokens, **({"pad_token": pad} if pad else {}))
 
 
 def text_encoder(words: CLIPTokenizer, width: int = 16, layers: int = 1) -> CLIPTextModel:
@@ -58,11 +58,12 @@ def unet(channels: int = 4, cross: int = 16, **changes) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**settings, **changes})
 
 
-def autoencoder() -> AutoencoderKL:
+def autoencoder(levels: int = 2) -> AutoencoderKL:
+    """Of `levels` levels: latents are 2 ** (levels - 1) times smaller than pictures."""
     return AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4,) + (8,) * (levels - 1),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=4,
         layers_per_block=1,
         norm_num_groups=2,

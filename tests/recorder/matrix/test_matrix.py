@@ -1,6 +1,7 @@
 """The architecture matrix: each row recorded, and compared with what its attention kernels got and gave."""
 
 import contextlib
+import re
 
 import numpy as np
 import pytest
@@ -9,11 +10,17 @@ from matrix.rows import Row, rows, segments
 
 from attlas.recorder import Capture, Recorder
 
+pytestmark = [
+    # Of torch and diffusers, about numpy's next version.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+
 ROWS = rows()
 
 
 def named(chosen):
-    return pytest.mark.parametrize("row", chosen, ids=[row.name.replace(" ", "-") for row in chosen])
+    return pytest.mark.parametrize("row", chosen, ids=[re.sub(r"\W+", "-", row.name.lower()) for row in chosen])
 
 
 @named([row for row in ROWS if not row.reason])
@@ -40,9 +47,17 @@ def test_a_recording_is_faithful(row: Row):
     assert {name: keys_of(store, name) for name in store.leaves} == dict(row.leaves)
     for name, leaf in store.leaves.items():
         check_places(store, name)
+        if isinstance(row.capture.get("heads", None), type(None)):
+            model = getattr(pipe, row.denoiser)
+            assert {heads_of(model, label) for label in leaf.layers} == {leaf.heads}
         if leaf.has_tokens:
             assert {word: places_of(store, name, word) for word in row.words} == dict(row.words)
     check_clock(store, row)
+
+
+def heads_of(model, label):
+    """Heads of the module that a layer's label names."""
+    return model.get_submodule(label.partition(".processor.")[0]).heads
 
 
 def keys_of(store, name):
