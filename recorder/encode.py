@@ -86,18 +86,17 @@ def encode(
     [[0.25, 0.25, 0.25]]
     """
     heads, queries, keys = query.shape[0], query.shape[1], key.shape[1]
+    log_attention = dense if isinstance(dense, Tensor) else None
+    if dense is True:
+        log_attention = torch.empty(heads, queries, keys, dtype=torch.float16)
     out = Encoded(
-        dense
-        if isinstance(dense, Tensor)
-        else torch.empty(heads, queries, keys, dtype=torch.float16)
-        if dense
-        else None,
+        log_attention,
         torch.empty(heads, queries),
         torch.zeros(heads, keys),
         torch.empty(heads, queries),
     )
     step = max(1, BLOCK // (queries * (keys + (0 if rest is None else rest.shape[1]))))
-    memory = _Memory.reserve(min(step, heads), queries, keys, out.log_attention is not None, rest)
+    memory = _Memory.reserve(min(step, heads), queries, keys, log_attention is not None, rest)
     for start in range(0, heads, step):
         part = slice(start, start + step)
         group = _Heads(
@@ -106,7 +105,7 @@ def encode(
             None if rest is None else rest[part].float(),
             None if mask is None else (mask if mask.shape[0] == 1 else mask[part]) * LOG2_E,
             Encoded(
-                None if out.log_attention is None else out.log_attention[part],
+                None if log_attention is None else log_attention[part],
                 out.logsumexp[part],
                 out.g2r[part],
                 out.r2g[part],
@@ -173,6 +172,7 @@ class _Heads:
             columns = columns * torch.exp2(before - highest) + sums * torch.exp2(top - highest)
             tops.append(top)
         self.out.g2r.div_(queries)
+        columns.masked_fill_(self._absent(), torch.inf)
         # Written so that NaN, too, takes the exact way.
         if exact or not bool((columns > SMALLEST).all()):
             highest, columns = self._columns_exactly()
@@ -276,6 +276,13 @@ class _Heads:
         shape = (len(rest), rows.stop - rows.start, rest.shape[1])
         room = rest.new_empty(shape) if self.memory.rest is None else _shaped(self.memory.rest, shape)
         return torch.bmm(self.query[:, rows], rest.transpose(1, 2), out=room)
+
+    def _absent(self) -> Tensor:
+        """Keys that are seen to be left out by every query: their sums are 0, and rightly so."""
+        absent = torch.isneginf(self.key[..., -1])
+        if self.mask is not None and self.mask.shape[1] == 1:
+            absent = absent | torch.isneginf(self.mask[:, 0])
+        return absent
 
     def _bound(self) -> float:
         """Largest size that a logit can have; NaN and infinity say that it is unknown."""

@@ -1,12 +1,15 @@
 """The writer's side of a recording: encodes the Q and K of each call and puts the arrays into shards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from attlas.recorder.encode import Encoded, encode
+from attlas.recorder.copies import Held
+from attlas.recorder.encode import encode
 from attlas.recorder.shards import ShardBuffers
 from attlas.schemas import Leaf, Store, round_factors
 from attlas.schemas.errors import ObservationError
@@ -16,28 +19,29 @@ __all__ = ["Copied", "Scribe"]
 
 @dataclass(frozen=True)
 class Copied:
-    """One kernel call in the recorder's own memory: float32 on the CPU, branch and picture apart.
+    """One kernel call in the recorder's own memory, branch and picture apart.
 
     ``query`` (branch, picture, head, query, channel) with the scale folded in, ``key`` alike; ``mask`` None, or
     additive and broadcasting to (branch, picture, head, query, key). ``t`` counts kept calls, ``call`` all.
     ``branch`` is the place in the store of the first of the branches. ``rest`` are keys that took part in the softmax
-    and are not kept.
+    and are not kept. Tensors are on the CPU.
     """
 
     path: str
     kind: str
     t: int
     call: int
-    query: Tensor
-    key: Tensor
+    query: Tensor | Held
+    key: Tensor | Held
     mask: Tensor | None
     branch: int = 0
-    rest: Tensor | None = None
+    rest: Tensor | Held | None = None
 
     @property
     def bytes(self) -> int:
         """Memory of the tensors."""
-        return sum(4 * tensor.numel() for tensor in (self.query, self.key, self.mask) if tensor is not None)
+        held = (self.query, self.key, self.mask, self.rest)
+        return sum(each.bytes if isinstance(each, Held) else each.nbytes for each in held if each is not None)
 
 
 class Scribe:
@@ -62,83 +66,122 @@ class Scribe:
             for layer, path in enumerate(leaf.layers)
         }
         self._variables = {name: {v.name for v in leaf.variables()} for name, leaf in store.leaves.items()}
-        self._keys: dict[tuple[str, str], Tensor] = {}
-        self._totals: dict[tuple[str, str], tuple[Tensor, int]] = {}
+        self._keys: dict[tuple[str, str, int], Tensor] = {}
+        self._totals: dict[tuple[str, str, int, int], tuple[Tensor, int]] = {}
 
     def write(self, copied: Copied) -> None:
         """Encode one call and put it where it belongs."""
         name, leaf, layer = self._places[copied.kind, copied.path]
-        query, key = copied.query, copied.key
+        query, key = _arrived(copied.query), _arrived(copied.key)
+        rest = None if copied.rest is None else _arrived(copied.rest)
+        factors = None
         if leaf.encoding in ("factors", "both"):
             if not leaf.keys_vary:
-                self._check_constant(copied)
-            rounded_query, rounded_key = self._rounded(query, key, leaf)
-            self._put(name, "query_vectors", copied.t, layer, rounded_query)
-            if leaf.keys_vary or copied.t == 0:
-                self._put(name, "key_vectors", copied.t, layer, rounded_key)
+                self._check_constant(copied, key)
+            factors = self._rounded(query, key, leaf)
             if leaf.encoding == "factors":
                 # The summary is of the numbers that are stored, so that both give the same maps.
-                query, key = rounded_query.float(), rounded_key.float()
-        encoded = self._encode(copied, leaf, query, key)
-        split = query.shape[:3]
-        for variable in ("log_attention", "logsumexp", "g2r", "r2g"):
-            values = getattr(encoded, variable)
-            if variable in self._variables[name]:
-                self._put(name, variable, copied.t, layer, values.reshape(*split, *values.shape[1:]))
-        if leaf.has_mean:
-            self._put_mean(name, layer, copied, split)
+                query, key = factors
+        for number in range(len(query)):
+            for picture, row in enumerate(self._rows):
+                if row is None:
+                    continue
+                place = _Place(name, layer, row, copied.branch + number, copied.t)
+                if factors is not None:
+                    self._put(place, "query_vectors", factors[0][number, picture])
+                    if leaf.keys_vary or copied.t == 0:
+                        self._put(place, "key_vectors", factors[1][number, picture])
+                self._encode(
+                    copied,
+                    leaf,
+                    place,
+                    query[number, picture],
+                    key[number, picture],
+                    None if copied.mask is None else _broadcast(copied.mask, number, picture),
+                    None if rest is None else rest[number, picture],
+                )
 
     def finish(self) -> None:
         """Check that every shard was written."""
         if self._buffers.unfinished:
             raise ObservationError(f"the run ended with incomplete arrays: {', '.join(self._buffers.unfinished)}")
 
-    def _encode(self, copied: Copied, leaf: Leaf, query: Tensor, key: Tensor) -> Encoded:
-        mask = copied.mask
-        if mask is not None:
-            mask = mask.expand(*query.shape[:3], *mask.shape[3:]).flatten(0, 2)
-        total = None
+    def _encode(
+        self,
+        copied: Copied,
+        leaf: Leaf,
+        place: "_Place",
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        rest: Tensor | None,
+    ) -> None:
+        """Encode one branch of one picture: dims (head, token, channel)."""
+        total, count = None, 0
+        at = (copied.kind, copied.path, place.branch, place.row)
         if leaf.has_mean:
-            total = self._total(copied, (query.shape[:3].numel(), leaf.queries, leaf.keys))
-        encoded = encode(
-            query.flatten(0, 2), key.flatten(0, 2), mask, dense=leaf.encoding in ("dense", "both"), total=total
-        )
-        if not bool(torch.isfinite(encoded.logsumexp).all()):
-            raise ObservationError(
-                f"the attention of {copied.path} is not finite in call {copied.call}: the model computed NaN or "
-                "overflowed (in float16, record a float32 copy of the model; encoding='dense' keeps larger logits)"
-            )
-        return encoded
+            total, count = self._totals.pop(at, (None, 0))
+            total = torch.zeros(leaf.heads, leaf.queries, leaf.keys) if total is None else total
+        with ExitStack() as stack:
+            dense: bool | Tensor = False
+            if "log_attention" in self._variables[place.leaf]:
+                dense = torch.from_numpy(stack.enter_context(self._buffers.place(**place.of("log_attention"))))
+            encoded = encode(query, key, mask, dense=dense, total=total, rest=rest)
+            if not bool(torch.isfinite(encoded.logsumexp).all()):
+                raise ObservationError(
+                    f"the attention of {copied.path} is not finite in call {copied.call}: the model computed NaN or "
+                    "overflowed (in float16, record a float32 copy of the model; encoding='dense' keeps larger logits)"
+                )
+        for variable in ("logsumexp", "g2r", "r2g"):
+            if variable in self._variables[place.leaf]:
+                self._put(place, variable, getattr(encoded, variable))
+        if total is not None and count + 1 == self._calls:
+            self._put(place, "attention_mean", total.div_(self._calls).half())
+        elif total is not None:
+            self._totals[at] = (total, count + 1)
 
     def _rounded(self, query: Tensor, key: Tensor, leaf: Leaf) -> tuple[Tensor, Tensor]:
         """Q and K in float16, on the grid of the store's precision."""
-        rounded = round_factors(query.numpy(), key.numpy(), self._precision, keys_vary=leaf.keys_vary)
-        return torch.from_numpy(rounded[0]).half(), torch.from_numpy(rounded[1]).half()
+        if self._precision != "exact":
+            arrays = round_factors(
+                query.float().numpy(), key.float().numpy(), self._precision, keys_vary=leaf.keys_vary
+            )
+            query, key = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+        return query.half(), key.half()
 
-    def _total(self, copied: Copied, shape: tuple[int, int, int]) -> Tensor:
-        """Sum of the attention over the calls so far."""
-        total, count = self._totals.get((copied.kind, copied.path), (None, 0))
-        if total is None:
-            total = torch.zeros(shape)
-        self._totals[copied.kind, copied.path] = (total, count + 1)
-        return total
-
-    def _put_mean(self, name: str, layer: int, copied: Copied, split: torch.Size) -> None:
-        total, count = self._totals[copied.kind, copied.path]
-        if count == self._calls:
-            self._put(name, "attention_mean", 0, layer, (total / count).reshape(*split, *total.shape[1:]))
-            del self._totals[copied.kind, copied.path]
-
-    def _check_constant(self, copied: Copied) -> None:
+    def _check_constant(self, copied: Copied, key: Tensor) -> None:
         """Check bit for bit that K is what it was at the first call."""
-        first = self._keys.setdefault((copied.kind, copied.path), copied.key)
-        if not torch.equal(first, copied.key):
+        first = self._keys.setdefault((copied.kind, copied.path, copied.branch), key)
+        if not torch.equal(first, key):
             raise ObservationError(
                 f"the keys of {copied.path} changed at call {copied.call}; the factors encoding stores them once a "
                 "run: record with Capture(encoding='dense')"
             )
 
-    def _put(self, name: str, variable: str, t: int, layer: int, values: Tensor) -> None:
-        for picture, row in enumerate(self._rows):
-            if row is not None:
-                self._buffers.put(name, variable, row, values[:, picture].numpy(), t=t, layer=layer)
+    def _put(self, place: "_Place", variable: str, values: Tensor) -> None:
+        self._buffers.put(**place.of(variable), values=values.numpy())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one branch of one picture of a call goes."""
+
+    leaf: str
+    layer: int
+    row: int
+    branch: int
+    t: int
+
+    def of(self, variable: str) -> dict[str, Any]:
+        """Arguments for `ShardBuffers`."""
+        t = 0 if variable == "attention_mean" else self.t
+        return {**asdict(self), "variable": variable, "t": t}
+
+
+def _arrived(tensor: Tensor | Held) -> Tensor:
+    return tensor.tensor if isinstance(tensor, Held) else tensor
+
+
+def _broadcast(mask: Tensor, branch: int, picture: int) -> Tensor:
+    """Mask of one branch and picture, (head or 1, query or 1, key)."""
+    return mask[min(branch, mask.shape[0] - 1), min(picture, mask.shape[1] - 1)]

@@ -1,5 +1,7 @@
 """Arrays gathered until a whole shard of the store is full, then written once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,11 +23,21 @@ class ShardBuffers:
         self._layouts: dict[tuple[str, str], ArrayLayout] = {}
         self._open: dict[_Place, tuple[NDArray[Any], int]] = {}
 
-    def put(self, leaf: str, variable: str, row: int, values: NDArray[Any], *, t: int = 0, layer: int = 0) -> None:
-        """Add one call of one layer; `values` has the variable's dims without run, t and layer.
+    def put(
+        self, leaf: str, variable: str, row: int, values: NDArray[Any], *, branch: int, t: int = 0, layer: int = 0
+    ) -> None:
+        """Add one branch, call and layer; `values` has the variable's other dims, without run.
 
         Every place must be put once. The shard is written when its last place is.
         """
+        with self.place(leaf, variable, row, branch=branch, t=t, layer=layer) as room:
+            room[...] = values
+
+    @contextmanager
+    def place(
+        self, leaf: str, variable: str, row: int, *, branch: int, t: int = 0, layer: int = 0
+    ) -> Iterator[NDArray[Any]]:
+        """Give the room for one branch, call and layer, to be filled inside the ``with``."""
         layout = self._layout(leaf, variable)
         t0 = t - t % layout.t_block
         layer0 = layer - layer % layout.layer_block
@@ -33,8 +45,8 @@ class ShardBuffers:
         if place not in self._open:
             self._open[place] = self._empty(layout, t0, layer0)
         shard, missing = self._open[place]
-        at = {"t": t - t0, "layer": layer - layer0}
-        shard[tuple(at.get(dim, slice(None)) for dim in layout.dims[1:])] = values
+        at = {"branch": branch, "t": t - t0, "layer": layer - layer0}
+        yield shard[tuple(at.get(dim, slice(None)) for dim in layout.dims[1:])]
         self._open[place] = (shard, missing - 1)
         if missing == 1:
             del self._open[place]
@@ -53,7 +65,7 @@ class ShardBuffers:
     @staticmethod
     def _empty(layout: ArrayLayout, t0: int, layer0: int) -> tuple[NDArray[Any], int]:
         """Return an empty shard, cut at the ends of its axes, and the number of places that it waits for."""
-        starts = {"t": t0, "layer": layer0}
+        starts = {"branch": 0, "t": t0, "layer": layer0}
         shape = []
         places = 1
         for dim, size, block in list(zip(layout.dims, layout.shape, layout.shard, strict=True))[1:]:
