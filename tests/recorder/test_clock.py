@@ -27,11 +27,14 @@ from diffusers import (
     PNDMScheduler,
     SCMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
     UniPCMultistepScheduler,
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_pipelines import draw, make_pipe, parts
+from tiny_pipelines import autoencoder, draw, make_pipe, parts, text_encoder, tokenizer, unet
+from transformers import CLIPTextModelWithProjection
 
 from attlas.recorder import Capture, Recorder
 from attlas.recorder.clock import Clock
@@ -209,6 +212,48 @@ def test_denoising_may_end_early():
     assert (clock.start, clock.total) == (0, 6)
     second = SimpleNamespace(scheduler=scheduler, _num_timesteps=4)
     assert Clock.begin(second, float(scheduler.timesteps[6])).start == 6
+
+
+def large(cls):
+    """A tiny pipeline of Stable Diffusion XL."""
+    words = tokenizer()
+    config = text_encoder(words, layers=2).config
+    config.projection_dim = 16
+    settings = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+    ids = 5 if "Img2Img" in cls.__name__ else 6
+    pipe = cls(
+        vae=autoencoder(),
+        text_encoder=text_encoder(words, layers=2),
+        text_encoder_2=CLIPTextModelWithProjection(config),
+        tokenizer=words,
+        tokenizer_2=words,
+        unet=unet(cross=32, projection_class_embeddings_input_dim=16 + 8 * ids, **settings),
+        scheduler=None,
+        add_watermarker=False,
+        **({"requires_aesthetics_score": True} if ids == 5 else {}),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm++2m"])
+def test_two_experts_share_the_steps(name):
+    # The first leaves noise in what the second goes on with.
+    base, refiner = large(StableDiffusionXLPipeline), large(StableDiffusionXLImg2ImgPipeline)
+    settings = {"height": 16, "width": 16, "denoising_end": 0.6}
+    first = watch(SAMPLERS[name](), 10, base, **settings, output_type="latent").clock
+    second = watch(SAMPLERS[name](), 10, refiner, image=torch.randn(1, 4, 8, 8), denoising_start=0.6).clock
+    assert first.calls == first.total
+    assert second.calls == second.total
+    whole = SAMPLERS[name]()
+    whole.set_timesteps(10)
+    planned = [float(timestep) for timestep in whole.timesteps]
+    assert first.timesteps == planned[: first.calls]
+    assert second.timesteps == planned[-second.calls :]
+    # Heun's first expert stops between the two halves of a step, which the second one takes again.
+    assert first.calls + second.calls == len(planned) + (name == "heun")
+    assert first.steps[0] == second.steps[0] == 0
+    assert first.sigmas[-1] >= second.sigmas[0]
 
 
 def flowing(scheduler, steps, scale, passes=1, **settings):

@@ -59,8 +59,8 @@ def test_searching_finds_what_the_fast_tokenizers_say(make, prompt):
     assert (got.tokens, got.segments) == (want.tokens, want.segments)
     # What an unknown token stands for cannot be searched for, so that it is not certain where the next ones are.
     known = want.tokens.index(fast.unk_token) if fast.unk_token in want.tokens else 64
-    for token, *places in list(zip(want.tokens, want.starts, want.ends, got.starts, got.ends, strict=True))[:known]:
-        assert places[:2] == places[2:] or token == "▁"
+    for piece, *places in list(zip(want.tokens, want.starts, want.ends, got.starts, got.ends, strict=True))[:known]:
+        assert places[:2] == places[2:] or piece == "▁"
 
 
 def test_words_pieces_and_padding(pipe):
