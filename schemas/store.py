@@ -1,6 +1,5 @@
 """The life of a store: open, claim a run, write whole shards, complete the run, finish."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,7 +17,6 @@ from attlas.schemas.claims import Claims
 from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import (
     InvalidValueError,
-    SchemaVersionError,
     StoreExistsError,
     StoreInvalidError,
     StoreMismatchError,
@@ -28,7 +26,8 @@ from attlas.schemas.errors import (
 from attlas.schemas.layout import ArrayLayout, Leaf
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.precision import round_values
-from attlas.schemas.variables import KINDS, ROOT_VARIABLES, SCHEMA_VERSION, Variable
+from attlas.schemas.root import read_leaves, root_info
+from attlas.schemas.variables import ROOT_VARIABLES, Variable
 
 __all__ = ["Store", "open_store"]
 
@@ -60,7 +59,7 @@ class Store:
         self.path = path
         self.group = group
         where = path or "memory"
-        info = _root_info(group, where)
+        info = root_info(group, where)
         self.manifest = Manifest.from_json(info.get("manifest", {}), where=where)
         try:
             self.branches = tuple(str(name) for name in group["branch"][...])
@@ -70,7 +69,7 @@ class Store:
             self.frames: int | None = None if video is None else int(video.shape[1])
             reference = group.get("reference_image")
             self.reference_shape: tuple[int, int] | None = None if reference is None else tuple(reference.shape[1:3])
-            self.leaves = dict(_read_leaves(group))
+            self.leaves = dict(read_leaves(group))
         except (KeyError, TypeError) as err:
             raise StoreInvalidError(where, [f"root: an array of the schema is missing or unreadable: {err}"]) from err
         local = path is not None and isinstance(group.store, LocalStore)
@@ -359,40 +358,3 @@ def open_store(path: str | Path) -> Store:
     except (GroupNotFoundError, NodeTypeValidationError, FileNotFoundError) as err:
         raise StoreExistsError(f"{text} is not an attlas store: {err}; it was left untouched") from err
     return Store(group, text)
-
-
-def _root_info(group: zarr.Group, where: str) -> Mapping[str, Any]:
-    info = group.attrs.get("attlas")
-    if not isinstance(info, Mapping):
-        raise StoreExistsError(f"{where} is a zarr group, but not an attlas store: attribute 'attlas' is missing")
-    schema = info.get("schema")
-    if not isinstance(schema, int):
-        raise StoreInvalidError(where, [f"root: schema is {schema!r}; a whole number is needed"])
-    if schema > SCHEMA_VERSION:
-        raise SchemaVersionError(
-            f"{where} has schema {schema}; this attlas reads up to schema {SCHEMA_VERSION}: upgrade attlas"
-        )
-    return info
-
-
-def _read_leaves(group: zarr.Group) -> list[tuple[str, Leaf]]:
-    leaves = []
-    for kind in KINDS:
-        if kind not in group:
-            continue
-        for name, node in sorted(group[kind].groups(), key=lambda item: _area(item[0]), reverse=True):
-            labels: dict[str, tuple[Any, ...]] = {"layers": tuple(str(v) for v in node["layer"][...])}
-            labels["head_labels"] = tuple(int(v) for v in node["head"][...])
-            if "key_y" in node:
-                labels["key_y"] = tuple(int(v) for v in node["key_y"][...])
-                labels["key_x"] = tuple(int(v) for v in node["key_x"][...])
-                labels["key_picture"] = tuple(int(v) for v in node["key_picture"][...])
-                labels["key_segments"] = tuple(str(v) for v in node["key_segment"][...])
-            if "key_frame" in node:
-                labels["key_frame"] = tuple(int(v) for v in node["key_frame"][...])
-            leaves.append((f"{kind}/{name}", Leaf.from_json(node.attrs["attlas"], labels)))
-    return leaves
-
-
-def _area(name: str) -> int:
-    return math.prod(int(size) for size in name.split("-")[0].split("x"))
