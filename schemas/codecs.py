@@ -24,8 +24,9 @@ Shuffle = Literal["bitshuffle", "shuffle", "noshuffle"]
 def codecs(variable: Variable) -> dict[str, Any]:
     """Keyword arguments for `zarr.create_array` that choose filters and compressors of `variable`.
 
-    Before compression t is put last (neighbouring calls are alike), and channels, each of which has a scale of its
-    own, before tokens. Then blosc shuffles: bits, but bytes of Q and K, whose low bits are noise.
+    Before compression t is put last, because neighbouring calls are alike, and queries (keys, where there are no
+    queries) before it, because neighbours in the picture are; every key and channel has a level of its own. Then
+    blosc shuffles: bits, but bytes of Q and K, whose low bits are noise.
     Every chunk ends in a CRC-32C, because neither blosc nor plain zstd notices a flipped bit.
     """
     order = _order(variable.dims)
@@ -38,12 +39,8 @@ def codecs(variable: Variable) -> dict[str, Any]:
 
 def _order(dims: tuple[str, ...]) -> list[int]:
     """Axes in the order in which they are compressed."""
-    names = [dim for dim in dims if dim not in ("t", "channel")]
-    if "channel" in dims:
-        names.insert(-1, "channel")
-    if "t" in dims:
-        names.append("t")
-    return [dims.index(dim) for dim in names]
+    last = ["query" if "query" in dims else "key", "t"]
+    return [dims.index(dim) for dim in (*(d for d in dims if d not in last), *(d for d in last if d in dims))]
 
 
 def _shuffle(variable: Variable) -> Shuffle:

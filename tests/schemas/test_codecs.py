@@ -43,11 +43,11 @@ def test_only_codecs_of_the_zarr_specification(tmp_path):
 @pytest.mark.parametrize(
     ("variable", "compressed"),
     [
-        ("log_attention", "run branch layer head query key t"),
+        ("log_attention", "run branch layer head key query t"),
         ("query_vectors", "run branch layer head channel query t"),
         ("key_vectors", "run branch layer head channel key t"),
         ("g2r", "run branch layer head key t"),
-        ("attention_mean", "run branch layer head query key"),
+        ("attention_mean", "run branch layer head key query"),
     ],
 )
 def test_order_in_which_axes_are_compressed(variable, compressed):
