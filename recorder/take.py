@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from attlas.recorder.clock import Clock
+from attlas.recorder.copies import copy_out
 from attlas.recorder.geometry import SiteShape, head_labels
 from attlas.recorder.inventory import Site, Subject
 from attlas.recorder.observe import Sighting
+from attlas.recorder.rows import Rows
 from attlas.recorder.scenes import Scene
 from attlas.recorder.scribe import Copied
 from attlas.recorder.views import Chosen, View, arrange_keys, kept_parts, key_bias, text_places, view_of
@@ -85,10 +87,8 @@ class Take:
         self._early: list[Copied] = []
         self._deliver: Callable[[Copied], None] | None = None
         self._clock: Clock | None = None
+        self._rows = Rows(subject.family, subject.capture, pictures, ())
         self._scene: Scene | None = None
-        self._passes: tuple[str, ...] = ()
-        self._branches: tuple[str, ...] = ()
-        self._chosen: list[int] = []
         self._kept: tuple[int, ...] = ()
         self._image_shape = (0, 0)
         self._frames: int | None = None
@@ -101,9 +101,9 @@ class Take:
         timestep = _number(_timestep(given))
         subject = self._subject
         if self._clock is None:
-            if subject.family.passes is not None:
-                self._passes = subject.family.passes(subject.pipe, self._arguments)
-            self._clock = Clock.begin(subject.pipe, timestep, passes=len(self._passes) or 1)
+            passes = () if subject.family.passes is None else subject.family.passes(subject.pipe, self._arguments)
+            self._rows = Rows(subject.family, self._capture, self._pictures, passes)
+            self._clock = Clock.begin(subject.pipe, timestep, passes=len(passes) or 1)
             self._kept = self._capture.calls(self._clock.total)
         self._call, self._pass = self._clock.locate(timestep)
         if subject.anatomy.scene is not None:
@@ -129,7 +129,7 @@ class Take:
             )
         self._check_kind(site, sighting)
         self._seen.add(place)
-        self._choose_branches(int(sighting.query.shape[0]))
+        self._rows.see(int(sighting.query.shape[0]), self._call)
         view = self._view(site, sighting)
         bias, mask = self._split_mask(site, sighting)
         masked = "queries" if mask is not None else "keys" if bias is not None else ""
@@ -138,7 +138,7 @@ class Take:
             raise ObservationError(
                 f"{site.path} changed in call {self._call}: grid, heads, channels, keys or mask are not those of call 0"
             )
-        if self._call not in self._kept or (self._passes and self._pass not in self._chosen):
+        if self._call not in self._kept or not self._rows.wanted(self._pass):
             return
         copied = self._copy(site, sighting, view, bias, mask)
         if self._deliver is None:
@@ -147,23 +147,27 @@ class Take:
             self._deliver(copied)
 
     def _copy(self, site: Site, sighting: Sighting, view: View, bias: Tensor | None, mask: Tensor | None) -> Copied:
-        query = self._pick(sighting.query[:, :, view.queries]).float() * sighting.scale
+        query, scale = self._pick(sighting.query[:, :, view.queries]), sighting.scale
         key = self._pick(sighting.key)
         if bias is not None:
             # A mask of the keys is one more channel: 1 in Q, what the mask adds in K.
-            query = torch.cat([query, query.new_ones(*query.shape[:-1], 1)], dim=-1)
+            query = query.float() * scale
+            query, scale = torch.cat([query, query.new_ones(*query.shape[:-1], 1)], dim=-1), None
             key = torch.cat([key.float(), bias], dim=-1)
         kept, rest = arrange_keys(key, view, self._keys(site, view))
+        # Nothing longer is stored or computed with.
+        short = self._capture.encoding == "factors" and self._capture.precision == "exact" and rest is None
+        dtype = torch.float16 if short and self._capture.detail == "full" else torch.float32
         return Copied(
             site.label,
             site.kind,
             self._kept.index(self._call),
             self._call,
-            query.cpu(),
-            kept.to("cpu", torch.float32, copy=True),
+            copy_out(query, dtype, scale),
+            copy_out(kept, dtype),
             mask,
             branch=self._chosen.index(self._pass) if self._passes else 0,
-            rest=None if rest is None else rest.to("cpu", torch.float32, copy=True),
+            rest=None if rest is None else copy_out(rest),
         )
 
     def end(self) -> None:
@@ -177,12 +181,11 @@ class Take:
             )
         if self._deliver is None:
             shapes = tuple(self._shapes.values())
-            branches = tuple(self._branches[place] for place in self._chosen)
-            geometry = Geometry(shapes, branches, self._kept, self._image_shape, self._frames)
+            geometry = Geometry(shapes, self._rows.branches, self._kept, self._image_shape, self._frames)
             self._deliver = self._opened(geometry)
             while self._early:
                 self._deliver(self._early.pop(0))
-        if self._clock is not None and self._pass == max(0, len(self._passes) - 1):
+        if self._clock is not None and self._pass == self._clock.passes - 1:
             self._ticked(self._clock.total)
 
     def check_finished(self) -> Clock:
@@ -231,7 +234,7 @@ class Take:
             self._places = places = text_places(tokens) if self._places is None else self._places
         view = view_of(site, sighting, self._scene, places)
         if view.text is not None:
-            labels = [self._passes[self._pass]] if self._passes else list(self._branches)
+            labels = self._rows.computed(self._pass)
             self.tokens |= dict.fromkeys(((site.path, label) for label in labels), view.text.stop - view.text.start)
         return view
 
@@ -269,44 +272,6 @@ class Take:
             partial=sum(part.tokens for part in parts) < sum(part.tokens for part in view.parts),
         )
 
-    def _choose_branches(self, rows: int) -> None:
-        if rows % self._pictures:
-            raise CaptureError(
-                f"the denoiser got {rows} rows for {self._pictures} pictures; rows of a batch that pictures do not "
-                "divide cannot be told apart"
-            )
-        labels = self._passes or self._subject.family.labels(rows // self._pictures)
-        if self._passes and rows != self._pictures:
-            raise CaptureError(
-                f"the denoiser got {rows} rows for {self._pictures} pictures in a pass of one guidance branch; "
-                "these rows cannot be told apart"
-            )
-        if self._branches and labels != self._branches:
-            raise ObservationError(
-                f"the guidance branches changed in call {self._call} from {self._branches} to {labels}"
-            )
-        if self._branches:
-            return
-        wanted = labels if self._capture.branches == "all" else self._capture.branches
-        absent = [name for name in wanted if name not in labels]
-        if absent:
-            raise CaptureError(
-                f"branch {absent[0]!r} is asked for, but this run has {', '.join(labels)} only; "
-                "guidance is off where guidance_scale is 1 or less"
-            )
-        self._branches = labels
-        self._chosen = [place for place, name in enumerate(labels) if name in wanted]
-
-    def _pick(self, tensor: Tensor) -> Tensor:
-        """(row, head, ...) as (branch, picture, head, ...), less the branches and heads that are not wanted."""
-        rows = 1 if self._passes else len(self._branches)
-        tensor = tensor.reshape(rows, self._pictures, *tensor.shape[1:])
-        if not self._passes and len(self._chosen) == 1:
-            tensor = tensor[self._chosen[0] :][:1]
-        elif not self._passes and len(self._chosen) < rows:
-            tensor = tensor[self._chosen]
-        return tensor if self._capture.heads is None else tensor[:, :, list(self._capture.heads)]
-
     def _split_mask(self, site: Site, sighting: Sighting) -> tuple[Tensor | None, Tensor | None]:
         """Mask as what it adds to each key, (branch, picture, head, key, 1); or, where queries differ, whole."""
         mask, rows, heads = sighting.mask, *sighting.query.shape[:2]
@@ -316,7 +281,7 @@ class Take:
             mask = sighting.key.new_zeros(1, 1, 1, sighting.key.shape[-2])
         bias = key_bias(mask.detach())
         if bias is not None:
-            return self._pick(bias.expand(rows, heads, -1)[..., None]), None
+            return self._rows.pick(bias.expand(rows, heads, -1)[..., None]), None
         if self._capture.keys != "all" or self._ragged(site):
             raise CaptureError(
                 f"{site.path} masks keys for some queries and not for others; that can be recorded with keys='all' and "
@@ -326,7 +291,7 @@ class Take:
         if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
         own = heads if self._capture.heads is not None else mask.shape[1]
-        return None, self._pick(mask.expand(rows, own, *mask.shape[2:])).to("cpu", torch.float32, copy=True)
+        return None, self._rows.pick(mask.expand(rows, own, *mask.shape[2:])).to("cpu", torch.float32, copy=True)
 
 
 def _timestep(given: Mapping[str, Any]) -> Any:
