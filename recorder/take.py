@@ -147,12 +147,13 @@ class Take:
             self._deliver(copied)
 
     def _copy(self, site: Site, sighting: Sighting, view: View, bias: Tensor | None, mask: Tensor | None) -> Copied:
-        query, scale = self._pick(sighting.query[:, :, view.queries]), sighting.scale
-        key = self._pick(sighting.key)
+        query = self._rows.pick(sighting.query[:, :, view.queries])
+        scale: float | None = sighting.scale
+        key = self._rows.pick(sighting.key)
         if bias is not None:
             # A mask of the keys is one more channel: 1 in Q, what the mask adds in K.
-            query = query.float() * scale
-            query, scale = torch.cat([query, query.new_ones(*query.shape[:-1], 1)], dim=-1), None
+            query, scale = query.float() * sighting.scale, None
+            query = torch.cat([query, query.new_ones(*query.shape[:-1], 1)], dim=-1)
             key = torch.cat([key.float(), bias], dim=-1)
         kept, rest = arrange_keys(key, view, self._keys(site, view))
         # Nothing longer is stored or computed with.
@@ -166,7 +167,7 @@ class Take:
             copy_out(query, dtype, scale),
             copy_out(kept, dtype),
             mask,
-            branch=self._chosen.index(self._pass) if self._passes else 0,
+            branch=self._rows.first(self._pass),
             rest=None if rest is None else copy_out(rest),
         )
 
