@@ -144,7 +144,8 @@ def _start(scheduler: Any, planned: tuple[float, ...], timestep: float, counted:
     """Place of the first call in the scheduler's list, where the scheduler was not told.
 
     Samplers list some timesteps twice, and pipelines scale what they give: of the places that fit, the one from
-    which the pipeline's count ends with the list, else the first that a sampler's step begins with.
+    which the pipeline's count ends with the list (also where none fits), else the first that a sampler's step begins
+    with.
     """
     span = float(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000))
     fitting: set[int] = set()
@@ -152,10 +153,11 @@ def _start(scheduler: Any, planned: tuple[float, ...], timestep: float, counted:
         near = min((abs(value - timestep) for value in scaled), default=math.inf)
         if near <= ROUNDING * abs(timestep) + TINY:
             fitting |= {place for place, value in enumerate(scaled) if abs(value - timestep) == near}
-    if counted is not None:
-        fitting = {place for place in fitting if place + counted <= len(planned)}
-        if len(planned) - counted in fitting:
-            return len(planned) - counted
+    if counted is not None and counted <= len(planned):
+        late = len(planned) - counted
+        fitting = {place for place in fitting if place <= late} or {late}
+        if late in fitting:
+            return late
     order = int(getattr(scheduler, "order", 1))
     whole = {place for place in fitting if place % order == 0}
     return min(whole or fitting, default=0)

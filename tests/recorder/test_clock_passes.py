@@ -104,6 +104,9 @@ def test_a_timestep_that_is_not_the_schedulers():
     clock, _ = flowing(scheduler, 4, lambda t: float(np.log(t + 1) / 4))
     np.testing.assert_allclose(clock.timesteps, scheduler.timesteps)
     assert clock.given[0] == pytest.approx(np.log(1001) / 4)
+    # Of an image-to-image run of two calls, then, the end.
+    late = Clock.begin(SimpleNamespace(scheduler=begun(1)[0].scheduler, _num_timesteps=2), 1.6)
+    assert (late.start, late.total) == (2, 2)
 
 
 def begun(passes, steps=4):
