@@ -10,22 +10,24 @@ if TYPE_CHECKING:
     from attlas.recorder.capture import Capture
     from attlas.recorder.families import register_family
     from attlas.recorder.family import Family
-    from attlas.recorder.inventory import Site, sites
+    from attlas.recorder.inventory import Site
     from attlas.recorder.jobs import record
+    from attlas.recorder.listing import SiteList, sites
     from attlas.recorder.pipelines import load_pipeline
     from attlas.recorder.recording import Recorder
 
-__all__ = ["Capture", "Family", "Recorder", "Site", "load_pipeline", "record", "register_family", "sites"]
+__all__ = ["Capture", "Family", "Recorder", "Site", "SiteList", "load_pipeline", "record", "register_family", "sites"]
 
 _HOME = {
     "Capture": "capture",
     "Family": "family",
     "Recorder": "recording",
     "Site": "inventory",
+    "SiteList": "listing",
     "load_pipeline": "pipelines",
     "record": "jobs",
     "register_family": "families",
-    "sites": "inventory",
+    "sites": "listing",
 }
 
 

@@ -5,6 +5,7 @@ torch and diffusers are imported when a command runs, so that its help answers a
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,19 @@ with attlas: demo:shapes, demo:tryon (with -random: the same without training)."
 
 @click.command(help=f"List what can be recorded in a pipeline.\n\n{PIPELINE_HELP}")
 @click.argument("pipeline")
+@click.option("--all", "every", is_flag=True, help="A line for every module, not for every group of like ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def sites(pipeline: str, as_json: bool) -> None:
+def sites(pipeline: str, every: bool, as_json: bool) -> None:
     """List what can be recorded in a pipeline."""
     _silence_libraries()
-    from attlas.recorder.inventory import sites as find
+    from attlas.recorder.listing import sites as find
     from attlas.recorder.pipelines import load_pipeline
 
     found = find(load_pipeline(pipeline))
     if as_json:
-        rows = [
-            {"path": s.path, "kind": s.kind, "heads": s.heads, "grid": s.grid, "keys": s.keys, "order": s.order}
-            for s in found
-        ]
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps([asdict(site) for site in found], indent=1))
     else:
-        click.echo(repr(found))
+        click.echo(found.table(every=every))
 
 
 @click.command(

@@ -1,4 +1,4 @@
-"""What can be recorded in a pipeline: its attention modules, with kind, heads and the grids that they will have."""
+"""What can be recorded in a pipeline: its attention modules, and what of them is wanted."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,33 +16,34 @@ from attlas.recorder.families import denoiser_of, family_of
 from attlas.recorder.family import Family
 from attlas.recorder.observe import is_compiled
 from attlas.recorder.projections import looks_at_itself, projects
-from attlas.recorder.rehearsal import rehearse
 from attlas.schemas.errors import CaptureError, unknown_name
 
-__all__ = ["Site", "SiteList", "Subject", "attention_modules", "core", "select", "sites"]
+__all__ = ["Site", "Subject", "all_sites", "attention_modules", "core", "select"]
 
 
 @dataclass(frozen=True)
 class Site:
     """One attention module, and one kind of keys that it looks at.
 
-    ``path`` is the module's path inside the denoiser, as a store labels it. ``grid`` and ``keys`` are those of the
-    pipeline's default picture size, None where they show only in a run. ``order`` says which of the module's
-    kernel calls it is: an IP-Adapter module makes one for the text and then one for each image. ``label`` is the
-    layer's name in a store: the path, or that of the projection where a module looks at several images. ``varies`` says
-    that its keys change from call to call although they are not the picture's own. ``reason`` says why it cannot be
-    recorded; empty where it can.
+    ``path`` is the module's path inside the denoiser, as a store labels it. ``grid`` (frames first for a video) and
+    ``keys`` are those of the pipeline's default picture size, None where they show only in a run. ``order`` says which
+    of the module's kernel calls it is: an IP-Adapter module makes one for the text and then one for each image.
+    ``label`` is the layer's name in a store: the path, or that of the projection where a module looks at several
+    images. ``varies`` says that its keys change from call to call although they are not the picture's own. ``reason``
+    says why it cannot be recorded; empty where it can. ``segments`` are the stretches of the keys, each with what they
+    are and their number, None where it shows only in a run.
     """
 
     path: str
     kind: str
     heads: int
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     keys: int | None = None
     order: int = 0
     label: str = ""
     varies: bool = False
     reason: str = ""
+    segments: tuple[tuple[str, int | None], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -72,52 +73,6 @@ class Subject:
         return tuple(dict.fromkeys(site.kind for site in self.sites))
 
 
-class SiteList(list[Site]):
-    """Sites of a pipeline; printed as a table."""
-
-    def __repr__(self) -> str:
-        """Return one aligned line for each site."""
-        rows = [("kind", "heads", "grid", "keys", "path")]
-        for site in self:
-            grid = "in a run" if site.grid is None else f"{site.grid[0]}x{site.grid[1]}"
-            keys = "in a run" if site.keys is None else str(site.keys)
-            rows.append((site.kind, str(site.heads), grid, keys, site.path))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
-
-
-def sites(pipe: Any) -> SiteList:
-    """Every place of `pipe` whose attention can be recorded, in the order in which they compute.
-
-    Grids and key counts are those of the pipeline's default picture size, found by running an empty copy of the
-    denoiser's shapes; nothing is drawn and the pipeline is not touched.
-
-    Raises
-    ------
-    CaptureError
-        If the pipeline is of no known family or has no attention module.
-
-    Examples
-    --------
-    >>> from attlas.recorder import load_pipeline, sites
-    >>> found = sites(load_pipeline("demo:shapes"))
-    >>> {site.kind for site in found} == {"text", "self"}, found[0].grid
-    (True, (16, 16))
-    """
-    family = family_of(pipe)
-    denoiser = core(denoiser_of(pipe, family))
-    found = _sites(denoiser, family)
-    shapes = rehearse(pipe, denoiser, {site.path for site in found})
-    order = {path: place for place, path in enumerate(shapes)}
-    listed = []
-    for site in sorted(found, key=lambda site: order.get(site.path, len(order))):
-        grid, keys = shapes.get(site.path, (None, None))
-        listed.append(Site(site.path, site.kind, site.heads, grid, None if site.order else keys, site.order))
-    return SiteList(listed)
-
-
 def core(denoiser: nn.Module) -> nn.Module:
     """Return the module itself where `denoiser` is its compiled wrapper."""
     inner = getattr(denoiser, "_orig_mod", denoiser)
@@ -138,7 +93,7 @@ def select(pipe: Any, capture: Capture) -> Subject:
     family = family_of(pipe)
     denoiser = core(denoiser_of(pipe, family))
     anatomy = anatomy_of(denoiser)
-    every = _sites(denoiser, family)
+    every = all_sites(denoiser, family)
     found = [site for site in every if not site.reason]
     _check_recordable(pipe, every, capture)
     present = tuple(dict.fromkeys(site.kind for site in found))
@@ -164,7 +119,8 @@ def select(pipe: Any, capture: Capture) -> Subject:
     return Subject(pipe, family, anatomy, denoiser, capture, tuple(chosen), orders, compiled)
 
 
-def _sites(denoiser: nn.Module, family: Family) -> list[Site]:
+def all_sites(denoiser: nn.Module, family: Family) -> list[Site]:
+    """Every site of `denoiser`, those that cannot be recorded too, without grids and keys."""
     anatomy = anatomy_of(denoiser)
     found = []
     for path, module in attention_modules(denoiser).items():

@@ -1,71 +1,119 @@
 """The shapes of a denoiser's attention without its weights: a run of an empty copy on torch's meta device."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 
+from attlas.recorder.anatomy import anatomy_of
+from attlas.recorder.empty_call import empty_call
+from attlas.recorder.family import Family
+from attlas.recorder.inventory import Site
 from attlas.recorder.observe import Sighting, Watch
+from attlas.recorder.scenes import Part
+from attlas.recorder.views import ROOM, view_of
+from attlas.schemas.errors import CaptureError
 
-__all__ = ["rehearse"]
-
-Shapes = dict[str, tuple[tuple[int, int] | None, int | None]]
+__all__ = ["Rehearsal", "Rehearsed", "rehearse"]
 
 
-def rehearse(pipe: Any, denoiser: nn.Module, paths: set[str]) -> Shapes:
-    """Query grid and number of keys of each module at the default picture size, in order of computation.
+@dataclass(frozen=True)
+class Rehearsed:
+    """Geometry of one site.
 
-    Keys are None for cross-attention to something else than a tokenizer's text. Empty for denoisers other than a
-    `UNet2DConditionModel` with the conditions of Stable Diffusion (XL).
+    ``masked`` is as in `SiteShape`. ``text_known`` is False where ``parts`` have a text whose length is known only when
+    the prompt is; ``keys_known`` is False where they have something else instead of an image.
     """
-    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
-    tokens = None if tokenizer is None else int(tokenizer.model_max_length)
-    inputs = _inputs(denoiser, tokens or 1)
-    if inputs is None or not isinstance(denoiser, UNet2DConditionModel):
-        return {}
-    with torch.device("meta"):
-        # An IP-Adapter adds keys of its own, but changes no shape of the others.
-        twin = type(denoiser).from_config({**denoiser.config, **_without_adapter(denoiser.config)})
-    cross = {path for path, module in denoiser.named_modules() if getattr(module, "is_cross_attention", False)}
-    shapes: Shapes = {}
 
-    def note(sighting: Sighting) -> None:
-        keys = None if tokens is None and sighting.path in cross else int(sighting.key.shape[-2])
-        shapes.setdefault(sighting.path, (sighting.grid, keys))
-
-    twin.eval()
-    with torch.no_grad(), Watch(twin, paths, note):
-        twin(**inputs)
-    return shapes
+    grid: tuple[int, ...]
+    parts: tuple[Part, ...]
+    channels: int
+    masked: str
+    text_known: bool
+    keys_known: bool
 
 
-def _without_adapter(config: Any) -> dict[str, None]:
-    return {"encoder_hid_dim_type": None} if config.encoder_hid_dim_type == "ip_image_proj" else {}
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one pass of an empty denoiser shows, in order of computation.
+
+    ``sites`` are by path and order; ``image_shape`` is rows and columns of the picture in pixels, ``frames`` its number
+    where it is a video.
+    """
+
+    sites: Mapping[tuple[str, int], Rehearsed]
+    image_shape: tuple[int, int]
+    frames: int | None
 
 
-def _inputs(denoiser: nn.Module, tokens: int) -> dict[str, Any] | None:
-    """Empty arguments for a forward pass, or None where it is not known what the denoiser needs."""
-    if not isinstance(denoiser, UNet2DConditionModel):
+def rehearse(
+    pipe: Any, family: Family, denoiser: nn.Module, sites: Iterable[Site], arguments: Mapping[str, Any] | None = None
+) -> Rehearsal | None:
+    """Run an empty copy of `denoiser` for a request with these pipeline arguments, by default with none.
+
+    None where it is not known what the denoiser needs, or where it does not run without numbers.
+    """
+    call = empty_call(pipe, denoiser, arguments or {})
+    if call is None:
         return None
+    wanted = {(site.path, site.order): site for site in sites if not site.reason}
+    anatomy = anatomy_of(denoiser)
+    seen: dict[tuple[str, int], Rehearsed] = {}
+    try:
+        scene = None if anatomy.scene is None else anatomy.scene(pipe, denoiser, call.arguments)
+
+        def note(sighting: Sighting) -> None:
+            site = wanted.get((sighting.path, sighting.order))
+            if site is None:
+                return
+            ragged = family.ragged and site.kind in ("joint", "text")
+            view = view_of(site, sighting, scene, ROOM if ragged else None)
+            masked = _masked(sighting, ragged=ragged)
+            seen[sighting.path, sighting.order] = Rehearsed(
+                view.grid,
+                view.parts,
+                int(sighting.query.shape[-1]) + (masked == "keys"),
+                masked,
+                text_known=not ragged,
+                keys_known=site.kind != "image",
+            )
+
+        twin = _twin(denoiser, call.without)
+        with torch.no_grad(), Watch(twin, {path for path, _ in wanted}, note):
+            twin(**{name: _on_meta(value) for name, value in call.arguments.items()})
+    except (RuntimeError, TypeError, CaptureError):
+        # The numbers matter to this denoiser, or it is not as its class has it.
+        return None
+    if scene is not None:
+        return Rehearsal(seen, scene.shape, scene.frames)
+    factor = int(getattr(pipe, "vae_scale_factor", 8))
+    rows, columns = call.arguments["sample"].shape[-2:]
+    return Rehearsal(seen, (rows * factor, columns * factor), None)
+
+
+def _twin(denoiser: nn.Module, without: tuple[str, ...]) -> nn.Module:
+    """Return a denoiser of the same configuration that has shapes only."""
     config: Any = denoiser.config
-    if config.class_embed_type is not None or config.addition_embed_type not in (None, "text_time"):
-        return None
-    if config.sample_size is None or config.encoder_hid_dim_type not in (None, "text_proj", "ip_image_proj"):
-        return None
-    size = config.sample_size if isinstance(config.sample_size, list | tuple) else (config.sample_size,) * 2
-    width = config.encoder_hid_dim or config.cross_attention_dim
-    width = width[0] if isinstance(width, list | tuple) else width
-    inputs: dict[str, Any] = {
-        "sample": torch.empty(1, config.in_channels, *size, device="meta"),
-        "timestep": torch.empty(1, device="meta"),
-        "encoder_hidden_states": torch.empty(1, tokens, width, device="meta"),
-    }
-    if config.addition_embed_type == "text_time":
-        times = 6
-        pooled = config.projection_class_embeddings_input_dim - times * config.addition_time_embed_dim
-        inputs["added_cond_kwargs"] = {
-            "text_embeds": torch.empty(1, pooled, device="meta"),
-            "time_ids": torch.empty(1, times, device="meta"),
-        }
-    return inputs
+    # An IP-Adapter adds keys of its own, but changes no shape of the others.
+    adapter = {"encoder_hid_dim_type": None} if config.get("encoder_hid_dim_type") == "ip_image_proj" else {}
+    with torch.device("meta"):
+        twin: nn.Module = type(denoiser).from_config({**config, **adapter})  # type: ignore[attr-defined]
+    for name in without:
+        setattr(twin, name, nn.ModuleList())
+    return twin.to("meta").eval()
+
+
+def _on_meta(value: Any) -> Any:
+    # Lumina 2 reads the lengths of its texts from the mask.
+    if isinstance(value, Tensor) and value.dtype != torch.bool:
+        return value.to("meta")
+    return value
+
+
+def _masked(sighting: Sighting, *, ragged: bool) -> str:
+    """Kind of mask, as far as its shape tells."""
+    if sighting.mask is None:
+        return "keys" if ragged else ""
+    return "keys" if sighting.mask.shape[-2] == 1 else "queries"

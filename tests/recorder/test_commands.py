@@ -100,16 +100,27 @@ def test_flags_that_make_no_sense(folder, tmp_path, arguments, words):
 
 def test_sites(folder):
     table = run(sites, folder).stdout
-    assert table.splitlines()[0].split() == ["kind", "heads", "grid", "keys", "path"]
-    rows = json.loads(run(sites, folder, "--json").stdout)
-    assert len(rows) == 14
-    assert rows[0] == {
+    title, rows, hints = table.strip().split("\n\n")
+    assert "unet: UNet2DConditionModel" in title
+    assert "16x16" in title
+    assert "uncond, cond" in title
+    assert rows.splitlines()[0].split() == ["kind", "modules", "heads", "grid", "keys", "layers"]
+    assert rows.splitlines()[1].split()[:5] == ["self", "1", "2", "8x8", "64"]
+    assert 'Capture(kinds="text")' in hints
+    assert len(run(sites, folder, "--all").stdout.split("\n\n")[1].splitlines()) == 15
+    found = json.loads(run(sites, folder, "--json").stdout)
+    assert len(found) == 14
+    assert found[0] == {
         "path": "down_blocks.0.attentions.0.transformer_blocks.0.attn1",
         "kind": "self",
         "heads": 2,
         "grid": [8, 8],
         "keys": 64,
         "order": 0,
+        "label": "down_blocks.0.attentions.0.transformer_blocks.0.attn1",
+        "varies": False,
+        "reason": "",
+        "segments": [["self", 64]],
     }
 
 

@@ -368,7 +368,7 @@ def test_what_a_pipeline_does_not_have_is_said_before_it_runs(pipe, tmp_path, se
 def test_sites_is_a_table(pipe):
     found = sites(pipe)
     assert len(found) == 14
-    assert repr(found).splitlines()[0].split() == ["kind", "heads", "grid", "keys", "path"]
+    assert repr(found) == found.table()
     assert found[0].path.startswith("down_blocks.0")
     assert [site.grid for site in found if site.path.startswith("mid")] == [(4, 4), (4, 4)]
     assert {site.keys for site in found if site.kind == "text"} == {12}
