@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
+from by_hand import SOFTMAX, ByHand, is_by_hand, watch_by_hand
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
@@ -49,7 +51,11 @@ class Kernels(TorchFunctionMode):
     def __enter__(self):
         self.handles = [self.denoiser.register_forward_pre_hook(lambda *_: self.calls.append({}))]
         for path, module in self.denoiser.named_modules():
-            if hasattr(module, "processor") and hasattr(module, "heads"):
+            by_hand = is_by_hand(module)
+            if by_hand:
+                self.handles.append(module.register_forward_pre_hook(partial(self._begin_by_hand, path)))
+                self.handles += watch_by_hand(module, lambda path=path: self.calls[-1][path][-1])
+            if hasattr(module, "heads") and (by_hand or hasattr(module, "processor")):
                 self.handles += [
                     module.register_forward_pre_hook(lambda *_, path=path: self.open.append(path)),
                     module.register_forward_hook(lambda *_: self.open.pop() and None),
@@ -61,7 +67,13 @@ class Kernels(TorchFunctionMode):
         for handle in self.handles:
             handle.remove()
 
+    def _begin_by_hand(self, path, module, _args):
+        self.calls[-1].setdefault(path, []).append(ByHand(module.heads))
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        seen = self.calls[-1].get(self.open[-1]) if self.open else None
+        if func in SOFTMAX and seen and isinstance(seen[-1], ByHand):
+            seen[-1].see_softmax(args[0])
         output = func(*args, **(kwargs or {}))
         if func is F.scaled_dot_product_attention and self.open:
             names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -180,7 +192,7 @@ def place_of(leaf: Leaf, layer: int, model: torch.nn.Module) -> tuple[str, int]:
     """Path of the module of a layer, and which of its kernel calls it is."""
     path, _, number = leaf.layers[layer].partition(".processor.to_k_ip.")
     module = model.get_submodule(path)
-    if getattr(module.processor, "to_k_ip", None) is not None and leaf.kind == "image":
+    if getattr(getattr(module, "processor", None), "to_k_ip", None) is not None and leaf.kind == "image":
         return path, 1 + int(number or 0)
     # The picture that a video starts from comes before the text.
     pair = getattr(module, "add_k_proj", None) is not None and getattr(module, "is_cross_attention", False)
