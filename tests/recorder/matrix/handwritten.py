@@ -1,7 +1,5 @@
 """Rows of denoisers outside diffusers, whose attention is written out by hand."""
 
-from itertools import product
-
 import ldm_models
 from ldm_models import own_resolution, patches, picture
 from matrix.rows import Row
@@ -48,8 +46,8 @@ FINE, COARSE = "6x8", "3x4"
 
 def leaves(kinds, keys):
     """Leaves at both grids; keys of self-attention are the queries."""
-    found = dict(product((f"{kind}/{grid}" for kind in kinds for grid in (FINE, COARSE)), (keys,)))
-    return found | {f"self/{grid}": f"{count} self" for grid, count in ((FINE, 48), (COARSE, 12))}
+    found = {f"{kind}/{grid}": keys for kind in kinds for grid in (FINE, COARSE)}
+    return found | {f"self/{FINE}": "48 self", f"self/{COARSE}": "12 self"}
 
 
 ROWS = [
@@ -59,7 +57,7 @@ ROWS = [
         ldm_models.example_pipe,
         {"example_image": picture()},
         {"kinds": ("image", "self")},
-        leaves=leaves(["image"], "1 cls"),
+        leaves=leaves(("image",), "1 cls"),
         inert=True,
         notes="einsum and softmax, as in Paint by Example's own code; seen by its projections",
     ),
@@ -69,16 +67,17 @@ ROWS = [
         ldm_models.patch_pipe,
         {"example_image": [picture(), picture(value=90)]},
         {"kinds": ("image", "self"), "encoding": "factors"},
-        leaves=leaves(["image"], "1 cls, 12 reference"),
+        leaves=leaves(("image",), "1 cls, 12 reference"),
         notes="einsum and softmax, as in DCI-VTON's own code; Family(key_grid=...) says where the patches are",
     ),
     Row(
         "features of a second network, by hand",
         "WarpPipeline",
         ldm_models.warp_pipe,
-        {"example_image": picture()},
+        {"example_image": picture(), "guidance_scale": 3.0},
         {"kinds": ("image", "self"), "layers": ("warp_blocks.*",)},
-        branches=("cond",),
+        branches=("cond", "uncond"),
+        passes=True,
         leaves={"image/6x8": "48 reference", "image/3x4": "12 reference", "self/6x8": "48 self", "self/3x4": "12 self"},
         notes="einsum and softmax, as in StableVITON's own code; keys at the queries' resolution, new in every call",
     ),
@@ -88,7 +87,8 @@ ROWS = [
         ldm_models.restore_pipe,
         {"prompt": "a red cat", "image": picture()},
         {"kinds": ("text", "image", "self")},
-        leaves=leaves(["image"], "12 reference") | {},
+        leaves=leaves(("image",), "12 reference") | leaves(("text",), "1 bos, 3 word, 1 eos, 7 pad"),
+        words={"cat": (3,)},
         notes="einsum and softmax, as in SeeSR's and PASD's own code; more heads at coarser grids",
     ),
 ]
