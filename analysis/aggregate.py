@@ -6,7 +6,7 @@ linear, so the sums may be taken first wherever that is cheaper; with ``clamp`` 
 resample, clamp, weigh and sum layers and heads, as in DAAM's and I2AM's released code.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce as fold
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis.attention import run_coords
+from attlas.analysis.key_parts import KeyPart, part_of
 from attlas.analysis.resample import check_rule
 from attlas.analysis.selection import (
     Heads,
@@ -24,7 +25,7 @@ from attlas.analysis.selection import (
     pick_parts,
     warn_inert,
 )
-from attlas.analysis.spatial import AXES, Plan, target_grid
+from attlas.analysis.spatial import Plan, axes, target_grid
 from attlas.analysis.terms import Question, leaf_term
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
@@ -49,6 +50,8 @@ def aggregate(
     steps: int | slice | Iterable[int] | None = None,
     keys: Any = None,
     queries: Any = None,
+    segment: str | None = None,
+    picture: int | None = None,
     grid: str | tuple[int, int] | None = None,
     resample: str = "bicubic",
     conserve: str = "intensity",
@@ -82,7 +85,12 @@ def aggregate(
     keys, queries
         What is looked at: a key segment such as ``"reference"``; or a mask, per run if it has a run dim, along the
         axis, or of rows and columns on one of the grids or of the picture's size (then cells count by the part that
-        is covered). Along the averaged axis it weighs the mean; along ``onto`` it sets the rest to 0.
+        is covered; in a video it holds for every frame, unless it has frames before the rows); or a mapping from leaf
+        to mask. Along the averaged axis it weighs the mean; along ``onto`` it sets the rest to 0.
+    segment, picture
+        Part of the keys that the map, or a mask of rows and columns, lies on, where keys are of several: ``text``,
+        ``generated`` or ``reference``, and which reference picture, from 0. A segment given as `keys` is the part too;
+        a part given without `keys` is what is looked at.
     grid
         Rows and columns of the map; by default the finest among the chosen `layers`, whatever `heads` says.
     resample, conserve, clamp
@@ -95,7 +103,9 @@ def aggregate(
     Returns
     -------
     ``(run, *keep, query_y, query_x)`` or ``(run, *keep, key_y, key_x)``, or ``(run, *keep, key)`` where keys
-    are tokens; float32, unit 1, lazy. Keys that are no patches (CLS, tokens) are in the softmax but not on the map.
+    are tokens; float32, unit 1, lazy. Of a video ``query_frame`` or ``key_frame`` comes before the rows: each frame is
+    resampled by itself. Keys that are no patches (CLS, tokens) are in the softmax but not on the map, and so are
+    keys of other parts; those that a store with a part of its keys does not hold (``attrs["partial"]``) are too.
     Attributes say how it was made. A run without anything chosen is NaN; a head that a layer lacks is NaN.
 
     Raises
@@ -103,7 +113,8 @@ def aggregate(
     UnknownNameError
         For an unknown name of any kind.
     InvalidValueError
-        For a mask of another size or an empty one, and where heads are kept apart but differ in number.
+        For a mask of another size or an empty one, where heads are kept apart but differ in number, and where the
+        part of the keys that the map lies on is not chosen.
     NotRecordedError
         If the store lacks what this needs; the message says what to record.
 
@@ -142,15 +153,16 @@ def aggregate(
     parts = pick_parts(trace, kind, layers, heads)
     inert = warn_inert([part.leaf for part in parts])
     calls = pick_calls(trace, steps)
-    question = Question(direction, onto, branches, calls, keys, queries, "t" in keep, source)
+    key_part = part_of((part.leaf for part in parts), keys, segment, picture)
+    question = Question(direction, onto, branches, calls, keys, key_part, queries, "t" in keep, source)
     # The map's grid does not depend on the heads, so that maps of different heads compare.
     listed = parts if heads is None else pick_parts(trace, kind, layers, None)
-    target = target_grid(listed, onto, grid)
+    target = target_grid(listed, onto, grid, key_part)
     count = trace.store.calls if calls is None else len(calls)
     made, totals, sources = [], [], []
     for part in parts:
         term, used = leaf_term(trace, part, question)
-        plan = Plan(part, keep, onto, keys, target, resample, conserve, clamp)
+        plan = Plan(part, keep, onto, key_part, target, resample, conserve, clamp)
         made.append(plan.apply(term))
         totals.append(plan.total(count, term))
         sources.append(used)
@@ -162,9 +174,9 @@ def aggregate(
     order = (
         "run",
         *(dim for dim in KEEP if dim in keep),
-        *(dim for dim in result.dims if dim in ("key", *AXES[onto])),
+        *(("key",) if target is None else axes(onto, target)),
     )
-    result = _label(trace, result.transpose(*order), parts, target, calls)
+    result = _label(trace, result.transpose(*order), parts, target, calls, key_part)
     result.attrs = {
         "units": "1",
         "long_name": f"{direction} attribution of {kind} attention",
@@ -176,7 +188,7 @@ def aggregate(
         "heads": "all" if heads is None else _joined(_chosen_heads(parts)),
         "steps": "all" if steps is None else str(steps),
         # `keys` itself would be reached as an attribute and make xarray take the map for a dict.
-        "chosen_keys": _said(keys),
+        "chosen_keys": _said(key_part.segment if keys is None else keys),
         "chosen_queries": _said(queries),
         "reduce": reduce,
         "resample": resample,
@@ -185,7 +197,14 @@ def aggregate(
         "normalise": "none",
         "source": _joined(dict.fromkeys(sources)),
         "inert": inert,
+        "partial": any(part.leaf.partial for part in parts),
     }
+    if key_part.segment is not None:
+        result.attrs["segment"] = key_part.segment
+    if picture is not None:
+        result.attrs["picture"] = picture
+    if target is not None and len(target) == 3:
+        result.attrs["frames"] = target[0]
     return result.rename(None)
 
 
@@ -205,7 +224,12 @@ def _combine(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
 
 
 def _label(
-    trace: Trace, result: xr.DataArray, parts: list[Part], target: tuple[int, int] | None, calls: list[int] | None
+    trace: Trace,
+    result: xr.DataArray,
+    parts: list[Part],
+    target: tuple[int, ...] | None,
+    calls: list[int] | None,
+    key_part: KeyPart,
 ) -> xr.DataArray:
     coords: dict[Any, Any] = dict(run_coords(trace))
     if "t" in result.dims:
@@ -214,7 +238,7 @@ def _label(
             name: trace.runs[name].isel(t=place).reset_coords(drop=True) for name in ("t", "step", "timestep", "sigma")
         }
     if "key" in result.dims:
-        own = trace.dataset(parts[0].name)
+        own = trace.dataset(parts[0].name).isel(key=key_part.places(parts[0].leaf))
         tokens = {str(name): coord for name, coord in own.coords.items() if "key" in coord.dims}
         if "branch" not in result.dims and "branch" in result.coords:
             tokens = {
@@ -223,7 +247,7 @@ def _label(
             }
         coords |= {name: coord.reset_coords(drop=True) for name, coord in tokens.items()}
     elif target is not None:
-        coords |= {dim: np.arange(size) for dim, size in zip(result.dims[-2:], target, strict=True)}
+        coords |= {dim: np.arange(size) for dim, size in zip(result.dims[-len(target) :], target, strict=True)}
     return result.assign_coords(coords)
 
 
@@ -263,5 +287,7 @@ def _said(wanted: Any) -> str:
         return "all"
     if isinstance(wanted, str):
         return wanted
+    if isinstance(wanted, Mapping):
+        wanted = next(iter(wanted.values()), None)
     name = getattr(wanted, "name", None)
     return str(name) if name else f"mask of {'x'.join(str(size) for size in np.shape(wanted))}"

@@ -27,18 +27,20 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     kind
         ``text``, ``image``, ``self`` or ``joint``.
     direction
-        ``g2r``: softmax over keys, each row sums to 1. ``r2g``: softmax over queries of the same logits, each
-        column sums to 1 (I2AM eq. 6).
+        ``g2r``: softmax over keys, each row sums to 1, or to less where the store holds a part of the keys.
+        ``r2g``: softmax over queries of the same logits, each column sums to 1 (I2AM eq. 6), or to 0 where a key is
+        masked for every query.
     grid
-        Query grid of the leaf, such as ``"16x16"`` (or the end of its group path, where heads or keys are
-        appended); needed where the kind has several.
+        Query grid of the leaf, such as ``"16x16"``, frames first in a video (or the end of its group path, where
+        heads or keys are appended); needed where the kind has several.
 
     Returns
     -------
     ``(run, branch, t, layer, head, query, key)``, float32, in [0, 1], dask-backed, one chunk along query and
     key. Rows of g2r (columns of r2g) sum to 1 within 1e-6 even where the stored values were rounded: the softmax is
-    taken of what is stored. Coordinates name tokens or key patches, query patches, clocks, seed and prompt. An
-    incomplete run is NaN where it lacks data.
+    taken of what is stored; where ``attrs["partial"]``, of all keys as it was recorded, and of those that are kept
+    shown. Coordinates name tokens or key patches, query patches, clocks, seed and prompt. An incomplete run is NaN
+    where it lacks data.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     inputs = Inputs(trace, name, direction, branches=trace.branches)
     shape = tuple(inputs.dataset.sizes[dim] for dim in DIMS)
     chunks = _split(shape, inputs.chunks)
-    data = inputs.blockwise(attention_block, DIMS, shape, chunks, direction=direction)
+    data = inputs.blockwise(attention_block, DIMS, shape, chunks, direction=direction, normalised=inputs.normalised)
     made = xr.DataArray(data, dims=DIMS, coords=_coords(trace, trace.dataset(name), DIMS), name="attention")
     made.attrs = {
         "units": "1",
@@ -82,7 +84,7 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
         "kind": kind,
         "leaf": name,
     }
-    return made.assign_attrs(inert=inert)
+    return made.assign_attrs(inert=inert, partial=trace.leaves[name].partial)
 
 
 def means(
@@ -103,7 +105,8 @@ def means(
     inputs = Inputs(trace, leaf, direction, branches=branches, calls=calls, place=place)
     dims = (*DIMS[:5], onto)
     shape = tuple(inputs.dataset.sizes[dim] for dim in dims)
-    data = inputs.blockwise(mean_block, dims, shape, None, direction=direction, onto=onto, weights=weights)
+    options = {"direction": direction, "onto": onto, "normalised": inputs.normalised}
+    data = inputs.blockwise(mean_block, dims, shape, None, weights=weights, **options)
     return xr.DataArray(data, dims=dims, coords=inputs.dataset.coords)
 
 
@@ -122,7 +125,7 @@ def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr
     dims = (*DIMS[:5], "both")
     keys, queries = inputs.dataset.sizes["key"], inputs.dataset.sizes["query"]
     shape = (*(inputs.dataset.sizes[dim] for dim in DIMS[:5]), keys + queries)
-    both = inputs.blockwise(summaries_block, dims, shape, None)
+    both = inputs.blockwise(summaries_block, dims, shape, None, partial=trace.leaves[name].partial)
     made = {}
     for variable, axis, place in (("g2r", "key", slice(0, keys)), ("r2g", "query", slice(keys, None))):
         own = (*DIMS[:5], axis)

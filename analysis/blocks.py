@@ -48,6 +48,8 @@ class Inputs:
         dataset = trace.arrays(leaf, names, branches[0] if len(branches) == 1 else None)
         self.dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
         self.names = names
+        # Keys that are not kept took part in the softmax: what is kept of a row does not sum to 1.
+        self.normalised = trace.leaves[leaf].partial and direction == "g2r"
         self.device = trace.device
         self.chunks = self.dataset[names[0]].variable.chunks or ()
 
@@ -87,13 +89,19 @@ class Inputs:
         )
 
 
-def attention_block(*arrays: NDArray[Any], dims: Any, device: str, direction: str) -> NDArray[np.float32]:
+def attention_block(
+    *arrays: NDArray[Any], dims: Any, device: str, direction: str, normalised: bool
+) -> NDArray[np.float32]:
     """Softmax of a block of logits."""
     stack = _Stack(arrays, dims, device)
-    return stack.collect(lambda place: kernels.attention(stack.logits(place), direction), stack.matrix)
+    return stack.collect(
+        lambda place: kernels.attention(stack.logits(place), direction, normalised=normalised), stack.matrix
+    )
 
 
-def mean_block(*arrays: NDArray[Any], dims: Any, device: str, direction: str, onto: str) -> NDArray[np.float32]:
+def mean_block(
+    *arrays: NDArray[Any], dims: Any, device: str, direction: str, onto: str, normalised: bool
+) -> NDArray[np.float32]:
     """Mean over one token axis of a block, weighted where the last array holds weights."""
     weights = arrays[-1] if dims[-1][-1] == "averaged" else None
     if weights is not None:
@@ -112,16 +120,27 @@ def mean_block(*arrays: NDArray[Any], dims: Any, device: str, direction: str, on
         own = None if share is None else share[place]
         shape = (place.stop - place.start, *stack.matrix)
         axis = 0 if direction == "g2r" else 1
-        return kernels.tiled_mean(lambda tile: stack.logits(place, (axis, tile)), shape, direction, onto, own, device)
+        return kernels.tiled_mean(
+            lambda tile: stack.logits(place, (axis, tile)), shape, direction, onto, own, device, normalised=normalised
+        )
 
     return stack.collect(mean, (size,))
 
 
-def summaries_block(*arrays: NDArray[Any], dims: Any, device: str) -> NDArray[np.float32]:
+def summaries_block(*arrays: NDArray[Any], dims: Any, device: str, partial: bool) -> NDArray[np.float32]:
     """Both summaries of a block, g2r then r2g along the last axis."""
     stack = _Stack(arrays, dims, device)
     queries, keys = stack.matrix
-    return stack.collect(lambda place: torch.cat(kernels.direction_means(stack.logits(place)), -1), (keys + queries,))
+
+    def both(place: slice) -> Tensor:
+        logits = stack.logits(place)
+        if not partial:
+            return torch.cat(kernels.direction_means(logits), -1)
+        stored = stack.stacks[0][place].to(logits)
+        g2r = kernels.direction_mean(stored, "g2r", "key", normalised=True)
+        return torch.cat([g2r, kernels.direction_mean(logits, "r2g", "query")], -1)
+
+    return stack.collect(both, (keys + queries,))
 
 
 def used_places(weights: NDArray[np.float32]) -> NDArray[np.int64]:

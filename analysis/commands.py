@@ -32,6 +32,9 @@ MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
 @click.option("--all-runs", is_flag=True, help="Show every run.")
 @click.option("--word", help="Word or phrase of the prompt (daam).")
 @click.option("--patch", help="row,column or row,column,row end,column end (sram, reverse-sram).")
+@click.option("--frame", type=int, help="Latent frame of a video.  [default: the middle one]")
+@click.option("--segment", help="Part of a joint sequence that the map or patch lies on: generated or reference.")
+@click.option("--picture", type=int, help="Reference picture, from 0, where there are several.")
 @click.option("--kind", help="text, image, self or joint.")
 @click.option("--branch", help="Guidance branch.  [default: cond]")
 @click.option("--layers", multiple=True, help="Layer path, part of one, shell pattern, or grid; may be given again.")
@@ -61,7 +64,9 @@ def map_(store: str, name: str, **given: Any) -> None:
         raise InvalidValueError(f"{store} has no complete run")
     if not given["all_runs"]:
         trace = trace.sel(given["runs"] or trace.run_ids[:1])
-    values = _compute(trace, name, given).compute()
+    if given["frame"] is not None and not any(len(leaf.query_grid) == 3 for leaf in trace.leaves.values()):
+        raise InvalidValueError(f"--frame {given['frame']}: {store} holds pictures, which have no frames")
+    values = _one_frame(_compute(trace, name, given), given["frame"]).compute()
     if given["out"]:
         save_map(trace, values, given["out"], tau=given["tau"], rule=given["rule"])
     if given["as_json"]:
@@ -160,7 +165,8 @@ def _contents(trace: "Trace", store: str) -> dict[str, Any]:
 def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray":
     from attlas.analysis import maps
 
-    options = {key: given[key] for key in ("kind", "branch", "grid", "resample", "conserve") if given[key]}
+    options = {key: given[key] for key in ("kind", "branch", "grid", "resample", "conserve", "segment") if given[key]}
+    options |= {} if given["picture"] is None else {"picture": given["picture"]}
     options |= {"layers": list(given["layers"])} if given["layers"] else {}
     options |= {"heads": _heads(given["heads"])} if given["heads"] else {}
     options |= {"steps": _steps(given["steps"])} if given["steps"] else {}
@@ -180,10 +186,32 @@ def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray"
         if not given["patch"]:
             raise InvalidValueError(f"{name} needs --patch row,column")
         function = maps.sram if name == "sram" else maps.reverse_sram
-        return function(trace, tuple(_numbers(given["patch"], "--patch")), **options)
+        return function(trace, _patch(trace, name, given), **options)
     if name == "tlam":
         return maps.tlam(trace, given["direction"], given["groups"], **options)
     return {"ulam": maps.ulam, "hlam": maps.hlam, "llam": maps.llam}[name](trace, given["direction"], **options)
+
+
+def _patch(trace: "Trace", name: str, given: dict[str, Any]) -> tuple[int, ...]:
+    """Patch or box, in a video on the frame that is asked."""
+    numbers = tuple(_numbers(given["patch"], "--patch"))
+    frames = {leaf.query_grid[0] for leaf in trace.leaves.values() if len(leaf.query_grid) == 3}
+    on_picture = name == "reverse-sram" and (given["kind"] == "image" or given["segment"] == "reference")
+    if not frames or on_picture or len(numbers) not in (2, 4):
+        return numbers
+    frame = max(frames) // 2 if given["frame"] is None else given["frame"]
+    return (frame, *numbers) if len(numbers) == 2 else (frame, *numbers[:2], frame + 1, *numbers[2:])
+
+
+def _one_frame(values: "xr.DataArray", frame: int | None) -> "xr.DataArray":
+    """Take maps of one frame of a video, by default the middle one; other maps stay as they are."""
+    for dim in ("query_frame", "key_frame"):
+        if dim in values.dims:
+            count = values.sizes[dim]
+            if frame is not None and not 0 <= frame < count:
+                raise InvalidValueError(f"--frame {frame}; 0 to {count - 1} is accepted")
+            return values.isel({dim: count // 2 if frame is None else frame})
+    return values
 
 
 def _heads(text: str) -> list[Any]:

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis.aggregate import aggregate
-from attlas.analysis.selection import pick_calls, pick_kind
+from attlas.analysis.selection import pick_calls
 from attlas.analysis.trace import Trace
-from attlas.analysis.words import word_tokens
+from attlas.analysis.words import text_kind, word_keys
 from attlas.schemas.errors import unknown_name
 
 __all__ = ["DAAM_VARIANTS", "daam"]
@@ -51,11 +51,13 @@ def daam(
     branch
         Guidance branch.
     **options
-        Of `aggregate`; ``resample``, ``conserve`` and ``clamp`` override the variant's.
+        Of `aggregate`; ``resample``, ``conserve`` and ``clamp`` override the variant's. ``kind`` is ``text`` where
+        the store has it, else ``joint``, whose softmax runs over words and patches together.
 
     Returns
     -------
-    ``(run, *keep, query_y, query_x)``, float32, unit 1, lazy. Runs without the word are NaN.
+    ``(run, *keep, query_y, query_x)``, float32, unit 1, lazy; ``query_frame`` before the rows in a video. Runs
+    without the word are NaN.
 
     Raises
     ------
@@ -78,9 +80,8 @@ def daam(
     """
     if variant not in DAAM_VARIANTS:
         raise unknown_name("variant", variant, DAAM_VARIANTS)
-    own = {"kind": "text", **DAAM_VARIANTS[variant], **options}
-    pick_kind(trace, own["kind"])
-    tokens = word_tokens(trace, word, branch=branch)
+    own = {"kind": text_kind(trace), **DAAM_VARIANTS[variant], **options}
+    tokens = word_keys(trace, word, own["kind"], branch=branch)
     made = aggregate(trace, "g2r", keep, onto="query", branch=branch, keys=tokens, **own)
     attrs = {**made.attrs, "word": word, "variant": variant}
     if own["reduce"] == "mean" and "t" not in made.dims:

@@ -79,7 +79,18 @@ def head_maps(trace: Trace, samples: Sequence[Sample], **options: Any) -> xr.Dat
     Returns
     -------
     ``(sample, layer, head, query_y, query_x)``, float32, unit 1. A head that a layer lacks is NaN.
+
+    Raises
+    ------
+    NotRecordedError
+        If the store holds videos: masks are of one picture.
     """
+    video = next((leaf for leaf in trace.leaves.values() if len(leaf.query_grid) == 3), None)
+    if video is not None:
+        raise NotRecordedError(
+            f"{video.kind}/{video.grid} of {trace.where} is of a video of {video.query_grid[0]} latent frames; word "
+            "scores compare a picture with its masks"
+        )
     own = {"variant": "released", "keep": ("layer", "head"), **options}
     made: dict[Sample, xr.DataArray] = {}
     for noun in dict.fromkeys(noun for _, noun in samples):

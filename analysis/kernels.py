@@ -3,6 +3,7 @@
 Shapes are written ``(..., query, key)``; whatever stands before broadcasts. ``logits`` are
 ``Q_scaled K^T`` plus the mask. g2r is the softmax over keys, r2g the softmax over queries of the same logits
 (I2AM eq. 6). A key that no query may see (a column of -inf) has r2g 0; NaN anywhere in a row or column stays NaN.
+Where some keys are not kept, g2r is not the softmax of what is left: ``normalised`` logits are ln of the attention.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,14 +38,21 @@ def logits_from_log_attention(log_attention: Tensor, logsumexp: Tensor) -> Tenso
     return log_attention.float() + logsumexp.float().unsqueeze(-1)
 
 
-def attention(logits: Tensor, direction: str) -> Tensor:
-    """Softmax of `logits` over keys (``g2r``: rows sum to 1) or over queries (``r2g``: columns sum to 1)."""
+def attention(logits: Tensor, direction: str, *, normalised: bool = False) -> Tensor:
+    """Softmax of `logits` over keys (``g2r``: rows sum to 1) or over queries (``r2g``: columns sum to 1).
+
+    ``normalised``: they are ln of the softmax already.
+    """
+    if normalised:
+        return logits.exp_()
     axis = _softmax_axis(direction)
     exponential, total = _exponential(logits, axis)
     return exponential.mul_(_reciprocal(total).unsqueeze(axis))
 
 
-def direction_mean(logits: Tensor, direction: str, onto: str, weights: Tensor | None = None) -> Tensor:
+def direction_mean(
+    logits: Tensor, direction: str, onto: str, weights: Tensor | None = None, *, normalised: bool = False
+) -> Tensor:
     """Weighted mean of the attention over the axis that is not kept; one exponential, no attention matrix.
 
     Parameters
@@ -58,13 +66,15 @@ def direction_mean(logits: Tensor, direction: str, onto: str, weights: Tensor | 
     weights
         ``(..., n)`` along the averaged axis, not negative; they are divided by their sum, so that all
         zeros give NaN. None weighs all alike.
+    normalised
+        Whether `logits` are ln of the attention already.
 
     Returns
     -------
     ``(..., key)`` or ``(..., query)``, float32.
     """
     shape = (*logits.shape[:-2], logits.shape[-2 if onto == "key" else -1])
-    return _weighted_sum(logits, direction, onto, _share(weights, shape, logits.device))
+    return _weighted_sum(logits, direction, onto, _share(weights, shape, logits.device), normalised)
 
 
 def tiled_mean(
@@ -74,6 +84,8 @@ def tiled_mean(
     onto: str,
     weights: Tensor | None,
     device: torch.device | str,
+    *,
+    normalised: bool = False,
 ) -> Tensor:
     """`direction_mean` of ``shape`` (matrices, queries, keys) without ever holding them whole.
 
@@ -89,7 +101,7 @@ def tiled_mean(
     for start in range(0, size, step):
         tile = slice(start, min(start + step, size))
         own = share[..., tile] if summed else share
-        parts.append(_weighted_sum(logits_of(tile), direction, onto, own))
+        parts.append(_weighted_sum(logits_of(tile), direction, onto, own, normalised))
     return torch.stack(parts).sum(0) if summed else torch.cat(parts, -1)
 
 
@@ -130,10 +142,12 @@ def _share(weights: Tensor | None, shape: tuple[int, ...], device: torch.device 
     return (own / own.sum(-1, keepdim=True)).expand(shape)
 
 
-def _weighted_sum(logits: Tensor, direction: str, onto: str, share: Tensor) -> Tensor:
+def _weighted_sum(logits: Tensor, direction: str, onto: str, share: Tensor, normalised: bool) -> Tensor:
     """Sum of the attention over the axis that is not `onto`, weighted by `share`; overwrites `logits`."""
     softmax = _softmax_axis(direction)
     averaged = -2 if onto == "key" else -1
+    if normalised:
+        return _contract(logits.exp_(), share, averaged)
     exponential, total = _exponential(logits, softmax)
     if averaged == softmax:
         return _contract(exponential, share, averaged).mul_(_reciprocal(total))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from attlas.analysis.aggregate import aggregate
 from attlas.analysis.daam import DAAM_VARIANTS, daam
+from attlas.analysis.key_parts import part_of
 from attlas.analysis.normalise import normalize, threshold
 from attlas.analysis.overlay import overlay
 from attlas.analysis.resample import resample
@@ -133,12 +134,13 @@ def sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "layer", **o
         From `open_trace`.
     patch
         ``(row, column)`` on the finest query grid of the chosen layers (coarser layers give the row of the cell that
-        holds it); ``(row, column, row end, column end)``, a box, ends exclusive; or a mask (see `aggregate`).
-        Of several patches the mean is taken.
+        holds it); ``(row, column, row end, column end)``, a box, ends exclusive; both with the frame before the
+        row in a video; or a mask (see `aggregate`). Of several patches the mean is taken.
     keep
         Axes to keep; ``()`` sums over layers too.
     **options
-        Of `aggregate`.
+        Of `aggregate`; ``keys="reference"`` or ``keys="generated"`` says which part of a joint sequence the map
+        lies on.
 
     Returns
     -------
@@ -172,12 +174,15 @@ def reverse_sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "lay
     The counterpart of `sram`: softmax over queries, so that each call and head contributes 1 in all. I2AM's
     appendix A.4 names a reverse SRAM without an equation, and its release has none: defined here.
 
-    Parameters as in `sram`, with `patch` on the finest key grid. Needs the full arrays.
+    Parameters as in `sram`, with `patch` on the finest key grid; ``keys="reference"`` or ``keys="generated"`` says
+    on which part of a joint sequence, and ``picture`` on which reference. Needs the full arrays.
 
     Returns
     -------
     ``(run, layer, query_y, query_x)``, float32, unit 1, lazy.
     """
+    if isinstance(options.get("keys"), str):
+        options["segment"] = options.pop("keys")
     options["keys"] = _patch_mask(trace, patch, "key", options)
     made = aggregate(trace, "r2g", keep, **options)
     return made.assign_attrs({**made.attrs, "chosen_keys": _said_patch(patch)})
@@ -188,20 +193,23 @@ def _patch_mask(trace: Trace, patch: Patch, axis: str, options: dict[str, Any]) 
     if not isinstance(patch, tuple):
         return patch
     kind = pick_kind(trace, options.get("kind"))
-    parts = pick_parts(trace, kind, options.get("layers"), None)
-    grids = [part.leaf.query_grid if axis == "query" else part.leaf.key_grid for part in parts]
-    sized = [grid for grid in grids if grid is not None]
-    if not sized:
+    leaves = [part.leaf for part in pick_parts(trace, kind, options.get("layers"), None)]
+    part = part_of(leaves, None, options.get("segment"), options.get("picture"))
+    sized = [leaf.query_grid if axis == "query" else part.grid(leaf) for leaf in leaves]
+    grid = max((size for size in sized if size is not None), key=lambda size: size[-2] * size[-1], default=None)
+    if grid is None:
         raise InvalidValueError(f"keys of kind {kind!r} are no patches; a patch has no meaning here")
-    rows, columns = max(sized, key=lambda grid: grid[0] * grid[1])
-    if len(patch) not in (2, 4) or not all(isinstance(part, (int, np.integer)) for part in patch):
-        raise InvalidValueError(f"patch {patch!r}; (row, column) or (row, column, row end, column end) is accepted")
-    top, left = patch[:2]
-    bottom, right = patch[2:] or (top + 1, left + 1)
-    if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
-        raise InvalidValueError(f"patch {patch!r} lies outside the {rows}x{columns} {axis} grid of kind {kind!r}")
-    mask = np.zeros((rows, columns), dtype=bool)
-    mask[top:bottom, left:right] = True
+    names = ("frame", "row", "column")[-len(grid) :]
+    if len(patch) not in (len(grid), 2 * len(grid)) or not all(isinstance(size, (int, np.integer)) for size in patch):
+        box = (*names, *(f"{name} end" for name in names))
+        raise InvalidValueError(f"patch {patch!r}; ({', '.join(names)}) or ({', '.join(box)}) is accepted")
+    first = patch[: len(grid)]
+    last = patch[len(grid) :] or tuple(place + 1 for place in first)
+    if not all(0 <= low < high <= size for low, high, size in zip(first, last, grid, strict=True)):
+        shown = "x".join(str(size) for size in grid)
+        raise InvalidValueError(f"patch {patch!r} lies outside the {shown} {axis} grid of kind {kind!r}")
+    mask = np.zeros(grid, dtype=bool)
+    mask[tuple(slice(low, high) for low, high in zip(first, last, strict=True))] = True
     return mask
 
 

@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.normalise import normalize
-from attlas.analysis.resample import resample, spatial_dims
+from attlas.analysis.resample import check_picture, resample, spatial_dims
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
 __all__ = ["COLOURS", "colour", "overlay"]
@@ -63,7 +63,7 @@ def overlay(
     Raises
     ------
     InvalidValueError
-        If `opacity` or the image's shape is out of range.
+        If `opacity` or the image's shape is out of range, or the maps are of a video.
 
     Examples
     --------
@@ -75,6 +75,7 @@ def overlay(
         raise InvalidValueError(f"opacity {opacity!r} is out of range; 0 to 1 is accepted")
     if colours not in COLOURS:
         raise unknown_name("colours", colours, COLOURS)
+    check_picture(values, "an overlay")
     y, x = spatial_dims(values)
     picture = image if isinstance(image, xr.DataArray) else xr.DataArray(image)
     if picture.ndim not in (3, 4) or picture.shape[-1] != 3:

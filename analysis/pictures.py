@@ -30,7 +30,7 @@ def save_map(
     trace
         Where the pictures are.
     values
-        Map of some of its runs.
+        Map of some of its runs; a picture needs one frame of a video, chosen by ``.isel(query_frame=...)``.
     path
         File to write; replaced if it exists.
     tau, rule
@@ -39,7 +39,7 @@ def save_map(
     Raises
     ------
     InvalidValueError
-        For another suffix, or a picture of a map of tokens, which have no place.
+        For another suffix, a picture of a map of tokens, which have no place, or one of all frames of a video.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
@@ -55,10 +55,21 @@ def save_map(
 
 
 def background(trace: Trace, values: xr.DataArray) -> xr.DataArray:
-    """Picture that a map lies on: the reference image for patches of it, else the generated image; lazy."""
-    on_reference = values.dims[-1] == "key_x" and values.attrs.get("kind") == "image"
-    pictures = trace.reference if on_reference else trace.images
-    return pictures.sel(run=values["run"].values)
+    """Picture that a map lies on: the reference image for patches of it, else the generated image; lazy.
+
+    Of a video the frame of the map, where one was chosen (``query_frame`` or ``key_frame`` is a coordinate without a
+    dim), else the middle frame.
+    """
+    of_reference = values.attrs.get("kind") == "image" or values.attrs.get("segment") == "reference"
+    if values.dims[-1] == "key_x" and of_reference:
+        return trace.reference.sel(run=values["run"].values)
+    latent = next((int(values[name]) for name in ("query_frame", "key_frame") if name in values.coords), None)
+    frames = values.attrs.get("frames")
+    if latent is None or frames is None or trace.store.frames is None:
+        return trace.images.sel(run=values["run"].values)
+    # The first and the last latent frame lie at the ends of the video, whatever the autoencoder's stride.
+    shown = round(latent * (trace.store.frames - 1) / max(1, int(frames) - 1))
+    return trace.videos.isel(video_frame=shown).sel(run=values["run"].values)
 
 
 def mosaic(painted: xr.DataArray) -> NDArray[np.uint8]:

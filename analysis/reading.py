@@ -85,6 +85,43 @@ class ShardReader:
         return values.astype(object) if _is_text(self.array) else values
 
 
+@dataclass(frozen=True)
+class WeightReader:
+    """Array-like view of an array that is the same for every run; damage raises `CorruptDataError`."""
+
+    array: "zarr.Array[Any]"
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as stored."""
+        return tuple(self.array.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dims."""
+        return len(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype as stored."""
+        made: np.dtype[Any] = np.dtype(self.array.dtype)
+        return made
+
+    def __dask_tokenize__(self) -> Any:
+        """Name of the graph."""
+        return ("attlas", self.where, id(self.array.store), self.array.path)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read whole chunks and check them."""
+        try:
+            return np.asarray(self.array[key])
+        except DECODE_ERRORS as err:
+            raise CorruptDataError(
+                f"{self.array.path} of {self.where} cannot be read: {err}; `attlas validate --deep` lists all damage"
+            ) from err
+
+
 def lazy_variable(reader: ShardReader) -> xr.Variable:
     """Dask-backed variable of a stored array; a chunk is a shard (inner chunks would be read one by one)."""
     array = reader.array
@@ -116,6 +153,13 @@ class Files:
             raise KeyError(name)
         found: zarr.Array[Any] = self._arrays[name]
         return found
+
+    def weights(self, name: str, where: str) -> xr.Variable:
+        """Dask-backed variable of an array without runs, one chunk along its first axis, which is the layer."""
+        array = self.array(name)
+        chunks = (1, *array.shape[1:])
+        lazy = da.from_array(WeightReader(array, where), chunks=chunks, asarray=False, fancy=False)
+        return xr.Variable(_dims(array), lazy, _attrs(array))
 
     def label(self, name: str) -> xr.Variable:
         """Read a small array whole; text as fixed-width unicode."""

@@ -6,12 +6,14 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis.aggregate import aggregate
+from attlas.analysis.key_parts import KeyPart
 from attlas.analysis.metrics import imacs, iou, pck, psnr
 from attlas.analysis.normalise import threshold
 from attlas.analysis.resample import resample
 from attlas.analysis.score_table import Score, ScoreTable, score_of
 from attlas.analysis.selection import pick_parts
 from attlas.analysis.trace import Trace
+from attlas.schemas import Leaf
 from attlas.schemas.errors import NotRecordedError
 
 __all__ = ["patch_targets", "score_reference", "sram_peaks"]
@@ -29,7 +31,7 @@ def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = N
         ``correspondence`` (image y, image x -> reference y, x in pixels, NaN outside the object), ``uv_lookup``
         and ``former_correspondence`` alike, masks ``garment`` and ``reference_garment``, and the picture ``target``.
     kind
-        Kind of attention.
+        Kind of attention; of a joint sequence the reference's keys count.
     layers
         Layer pattern for the SRAM and for the rows named ``finest``; by default the finest query grid.
 
@@ -42,7 +44,7 @@ def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = N
     Raises
     ------
     NotRecordedError
-        If no annotation is there by which anything could be scored.
+        If no annotation is there by which anything could be scored, or the store holds videos.
 
     Notes
     -----
@@ -52,6 +54,7 @@ def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = N
     scores: list[Score] = []
     left_out: list[str] = []
     finest = layers or _finest(trace, kind)
+    _picture_grid(pick_parts(trace, kind, finest, None)[0].leaf)
     for part in (_correspondence, _consistency, _picture):
         try:
             scores += part(trace, kind, finest)
@@ -82,13 +85,14 @@ def sram_peaks(trace: Trace, kind: str = "image", layers: str | None = None, *, 
         else:
             full = trace.attention(kind, "g2r", part.name.partition("/")[2]).isel(part.place).sel(branch=branch)
             total = total + full.sum(("t", "layer", "head"), skipna=False) / np.float32(trace.store.calls)
-    patches = np.flatnonzero(np.asarray(leaf.key_y) >= 0)
+    own = _part(kind).places(leaf)
+    patches = own[np.asarray(leaf.key_y)[own] >= 0]
     found = (
         total.reset_coords(drop=True).drop_vars("key", errors="ignore").isel(key=patches).argmax("key", skipna=False)
     )
     places = patches[found.compute().values]
     places = np.stack([np.asarray(leaf.key_y)[places], np.asarray(leaf.key_x)[places]], -1).astype(np.float32)
-    shaped = places.reshape(len(trace.rows), *leaf.query_grid, 2)
+    shaped = places.reshape(len(trace.rows), *_picture_grid(leaf), 2)
     return xr.DataArray(shaped, dims=("run", "y", "x", "coordinate"), coords={"run": list(trace.run_ids)})
 
 
@@ -131,14 +135,15 @@ def patch_targets(
 
 def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
     leaf = pick_parts(trace, kind, layers, None)[0].leaf
-    if leaf.key_grid is None:
+    grid, key_grid = _picture_grid(leaf), leaf.segment_grid(_part(kind).segment)
+    if key_grid is None:
         raise NotRecordedError(f"PCK: keys of kind {kind!r} are no patches")
-    true = _targets(trace, "correspondence", leaf.query_grid, leaf.key_grid)
+    true = _targets(trace, "correspondence", grid, key_grid)
     if true is None:
         raise NotRecordedError("PCK: annotation 'correspondence' was not given while recording")
     found = sram_peaks(trace, kind, layers)
-    same = _same_place(leaf.query_grid, leaf.key_grid)
-    looked_up = _targets(trace, "uv_lookup", leaf.query_grid, leaf.key_grid)
+    same = _same_place(grid, key_grid)
+    looked_up = _targets(trace, "uv_lookup", grid, key_grid)
     scores = []
     for radius in (1, 2):
         within = f"within {radius} reference patch{'es' if radius > 1 else ''} of the truth"
@@ -147,8 +152,8 @@ def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
         if looked_up is not None:
             name, meaning = f"uv_lookup_pck{radius}", "baseline: look-up by body coordinates"
             scores.append(_run_score(name, pck(looked_up, true, radius), meaning))
-        scores.append(_run_score(f"chance_pck{radius}", _chance(true, leaf.key_grid, radius), "baseline: any patch"))
-    former = _targets(trace, "former_correspondence", leaf.query_grid, leaf.key_grid)
+        scores.append(_run_score(f"chance_pck{radius}", _chance(true, key_grid, radius), "baseline: any patch"))
+    former = _targets(trace, "former_correspondence", grid, key_grid)
     if former is not None:
         swapped = former.notnull().any(("y", "x", "coordinate"))
         for name, truth, meaning in (
@@ -166,14 +171,15 @@ def _consistency(trace: Trace, kind: str, layers: str) -> list[Score]:
         raise NotRecordedError(f"IMACS: annotation {lacking[0]!r} was not given while recording")
     garment, reference = given["garment"], given["reference_garment"]
     shape = (garment.sizes["image_y"], garment.sizes["image_x"])
+    segment = _part(kind).segment
     scores = []
     for name, chosen, words in (("finest", layers, f"layers {layers}"), ("all", None, "all layers")):
-        made = aggregate(trace, "r2g", kind=kind, layers=chosen, keys=reference)
+        made = aggregate(trace, "r2g", kind=kind, layers=chosen, keys=reference, segment=segment)
         soft = threshold(resample(made, shape, "bicubic"), TAU, mode="soft").compute()
         meaning = f"R2G over the reference object's patches, {words}"
         scores.append(_run_score(f"r2g_imacs_{name}", imacs(soft, garment, penalty=PENALTY), f"IMACS, {meaning}"))
         scores.append(_run_score(f"r2g_iou_{name}", iou(soft, garment), f"IoU, {meaning}"))
-    made = aggregate(trace, "g2r", kind=kind, layers=layers, queries=garment)
+    made = aggregate(trace, "g2r", kind=kind, layers=layers, queries=garment, segment=segment)
     plane = (reference.sizes["reference_y"], reference.sizes["reference_x"])
     soft = threshold(resample(made, plane, "bicubic"), TAU, mode="soft").compute()
     meaning = f"IMACS, G2R of the object's queries, layers {layers}"
@@ -211,6 +217,21 @@ def _chance(true: xr.DataArray, key_grid: tuple[int, int], radius: int) -> xr.Da
 
 def _run_score(name: str, values: xr.DataArray, meaning: str) -> Score:
     return score_of(name, np.atleast_1d(values.values), meaning)
+
+
+def _part(kind: str) -> KeyPart:
+    """Keys that are the reference's: those of a joint sequence are of several parts."""
+    return KeyPart("reference") if kind == "joint" else KeyPart()
+
+
+def _picture_grid(leaf: Leaf) -> tuple[int, int]:
+    """Rows and columns of the queries."""
+    if len(leaf.query_grid) == 3:
+        raise NotRecordedError(
+            f"{leaf.kind}/{leaf.grid} is of a video of {leaf.query_grid[0]} latent frames; reference scores compare a "
+            "picture with its truth"
+        )
+    return leaf.query_grid[0], leaf.query_grid[1]
 
 
 def _finest(trace: Trace, kind: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["CONSERVE", "RULES", "matrix", "parse_grid", "resample", "resample_values", "spatial_dims"]
+__all__ = ["CONSERVE", "RULES", "check_picture", "matrix", "parse_grid", "resample", "resample_values", "spatial_dims"]
 
 RULES = ("nearest", "bilinear", "bicubic", "area")
 CONSERVE = ("intensity", "mass")
@@ -170,6 +170,16 @@ def spatial_dims(values: xr.DataArray) -> tuple[str, str]:
             return pair
     shown = ", ".join(str(dim) for dim in values.dims) or "none"
     raise InvalidValueError(f"a map with two spatial dims such as (query_y, query_x) is needed; got dims {shown}")
+
+
+def check_picture(values: xr.DataArray, what: str) -> None:
+    """Refuse maps of a video where one picture is needed."""
+    for dim in ("query_frame", "key_frame"):
+        if dim in values.dims:
+            raise InvalidValueError(
+                f"{what} needs maps of one picture; these have {values.sizes[dim]} frames: choose one by "
+                f".isel({dim}={values.sizes[dim] // 2})"
+            )
 
 
 def check_rule(rule: str, conserve: str) -> None:

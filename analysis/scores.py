@@ -7,6 +7,7 @@ from attlas.analysis.reference_scores import score_reference
 from attlas.analysis.score_table import Score, ScoreTable
 from attlas.analysis.trace import Trace
 from attlas.analysis.word_scores import score_words
+from attlas.analysis.words import text_kind
 from attlas.schemas.errors import NotRecordedError
 
 __all__ = ["Score", "ScoreTable", "score", "score_numbers", "score_reference", "score_words"]
@@ -22,10 +23,12 @@ def score(trace: Trace, truth: Trace | None = None) -> list[ScoreTable]:
     NotRecordedError
         If there is none, with the reason for each.
     """
+    joint = any(leaf.kind == "joint" and "reference" in leaf.key_parts for leaf in trace.leaves.values())
+    reference = "joint" if joint and "image" not in trace.kinds else "image"
     shared = truth is not None and set(truth.run_ids) & set(trace.run_ids)
     makers: list[tuple[str | None, Callable[[], ScoreTable]]] = [
-        ("text", lambda: score_words(trace, truth=truth if shared else None)),
-        ("image", lambda: score_reference(trace)),
+        (text_kind(trace), lambda: score_words(trace, truth=truth if shared else None)),
+        (reference, lambda: score_reference(trace, kind=reference)),
         (None, lambda: score_numbers(trace)),
     ]
     tables, reasons = [], []

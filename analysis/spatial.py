@@ -6,14 +6,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from attlas.analysis.key_parts import KeyPart
 from attlas.analysis.resample import parse_grid, resample_values
 from attlas.analysis.selection import Part
-from attlas.schemas import Leaf
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["AXES", "Plan", "target_grid"]
+__all__ = ["Plan", "axes", "target_grid"]
 
-AXES = {"key": ("key_y", "key_x"), "query": ("query_y", "query_x")}
+
+def axes(onto: str, grid: tuple[int, ...]) -> tuple[str, ...]:
+    """Dims of a map on a grid: row and column, after the frame where the grid has frames."""
+    names = (f"{onto}_frame", f"{onto}_y", f"{onto}_x")
+    return names[-len(grid) :]
 
 
 class Plan:
@@ -24,15 +28,16 @@ class Plan:
         part: Part,
         keep: tuple[str, ...],
         onto: str,
-        keys: Any,
-        target: tuple[int, int] | None,
+        key_part: KeyPart,
+        target: tuple[int, ...] | None,
         rule: str,
         conserve: str,
         clamp: bool,
     ) -> None:
         self.part, self.keep, self.onto, self.target = part, keep, onto, target
         self.options = {"rule": rule, "conserve": conserve, "clamp": clamp}
-        self.cells = None if target is None else _cells(part.leaf, onto, keys)
+        self.places = key_part.places(part.leaf) if onto == "key" and key_part.segment is not None else None
+        self.cells = None if target is None else _cells(part, onto, key_part)
 
     def apply(self, term: xr.DataArray) -> xr.DataArray:
         """Sum over the axes that are not kept, and resample; with clamp, before layers and heads meet."""
@@ -55,8 +60,8 @@ class Plan:
 
     def _spatial(self, term: xr.DataArray) -> xr.DataArray:
         if self.target is None or self.cells is None:
-            return term
-        names = AXES[self.onto]
+            return term if self.places is None else term.isel(key=self.places)
+        names = axes(self.onto, self.target)
         laid: xr.DataArray = xr.apply_ufunc(
             _to_grid,
             term.chunk({self.onto: -1}),
@@ -71,45 +76,38 @@ class Plan:
 
 
 def _to_grid(
-    values: NDArray[Any], *, cells: NDArray[np.int64], target: tuple[int, int], rule: str, conserve: str, clamp: bool
+    values: NDArray[Any], *, cells: NDArray[np.int64], target: tuple[int, ...], rule: str, conserve: str, clamp: bool
 ) -> NDArray[np.float32]:
-    """Tokens ``(..., n)`` laid out in rows and columns by `cells`, then resampled."""
+    """Tokens ``(..., n)`` laid out in frames, rows and columns by `cells`, then each frame resampled."""
     laid = np.ascontiguousarray(values[..., cells.ravel()]).reshape(*values.shape[:-1], *cells.shape)
     if cells.shape == target:
         return np.maximum(laid, 0) if clamp else laid
-    return resample_values(laid, target, rule, conserve, clamp)
+    return resample_values(laid, (target[-2], target[-1]), rule, conserve, clamp)
 
 
-def _cells(leaf: Leaf, onto: str, keys: Any) -> NDArray[np.int64]:
+def _cells(part: Part, onto: str, key_part: KeyPart) -> NDArray[np.int64]:
     """Token of each cell of the leaf's own grid."""
     if onto == "query":
-        return np.arange(leaf.queries).reshape(leaf.query_grid)
-    rows, columns = leaf.key_grid or (0, 0)
-    cells = np.full((rows, columns), -1)
-    for key, (y, x, segment) in enumerate(zip(leaf.key_y, leaf.key_x, leaf.key_segments, strict=True)):
-        if y < 0 or (isinstance(keys, str) and segment != keys):
-            continue
-        if cells[y, x] >= 0:
-            raise InvalidValueError(
-                f"two keys of {leaf.kind}/{leaf.grid} lie at row {y}, column {x}, in segments "
-                f"{leaf.key_segments[cells[y, x]]!r} and {segment!r}; choose one by keys="
-            )
-        cells[y, x] = key
-    if (cells < 0).any():
-        raise InvalidValueError(f"the patch keys of {leaf.kind}/{leaf.grid} do not fill their {rows}x{columns} grid")
-    return cells
+        return np.arange(part.leaf.queries).reshape(part.leaf.query_grid)
+    return key_part.cells(part.leaf)
 
 
-def target_grid(parts: list[Part], onto: str, grid: str | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Grid of the map; None where it lives on tokens."""
-    grids = [part.leaf.query_grid if onto == "query" else part.leaf.key_grid for part in parts]
-    if None in grids:
+def target_grid(
+    parts: list[Part], onto: str, grid: str | tuple[int, int] | None, key_part: KeyPart
+) -> tuple[int, ...] | None:
+    """Rows and columns of the map, after its frames where it has any; None where it lives on tokens."""
+    grids = [part.leaf.query_grid if onto == "query" else key_part.grid(part.leaf) for part in parts]
+    known = [size for size in grids if size is not None]
+    if len(known) < len(grids):
         if grid is not None:
             raise InvalidValueError(f"keys of kind {parts[0].leaf.kind!r} are tokens, which have no grid; drop grid=")
-        counts = sorted({part.leaf.keys for part in parts})
+        counts = sorted({len(key_part.places(part.leaf)) for part in parts})
         if len(counts) > 1:
             raise InvalidValueError(f"layers differ in their number of keys, {counts}; choose layers=")
         return None
-    if grid is not None:
-        return parse_grid(grid)
-    return max((size for size in grids if size is not None), key=lambda size: size[0] * size[1])
+    frames = {size[:-2] for size in known}
+    if len(frames) > 1:
+        shown = ", ".join(part.leaf.grid for part in parts)
+        raise InvalidValueError(f"layers differ in their frames, and no map lies on all of {shown}; choose layers=")
+    finest = max(known, key=lambda size: size[-2] * size[-1])
+    return finest if grid is None else (*finest[:-2], *parse_grid(grid))

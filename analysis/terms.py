@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from attlas.analysis.attention import means
 from attlas.analysis.blocks import used_places
+from attlas.analysis.key_parts import KeyPart
 from attlas.analysis.selection import Part
 from attlas.analysis.trace import Trace
 from attlas.analysis.weights import axis_weights
@@ -29,6 +30,7 @@ class Question:
     branches: tuple[str, ...]
     calls: list[int] | None
     keys: Any
+    key_part: KeyPart
     queries: Any
     time: bool
     source: str
@@ -48,7 +50,11 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
     if question.source not in SOURCES:
         raise unknown_name("source", question.source, SOURCES)
     chosen = {"key": question.keys, "query": question.queries}
-    weights = axis_weights(trace, part.name, question.averaged, chosen[question.averaged], question.branches)
+
+    def weights_of(axis: str) -> da.Array | None:
+        return axis_weights(trace, part.name, axis, chosen[axis], question.branches, question.key_part)
+
+    weights = weights_of(question.averaged)
     source = _source(trace, part, question, weights is not None)
     if source == "full":
         term = means(
@@ -66,7 +72,7 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
     else:
         term = _stored(trace, part, question, source)
         term = term if question.calls is None else term.isel(t=question.calls)
-    kept = axis_weights(trace, part.name, question.onto, chosen[question.onto], question.branches)
+    kept = weights_of(question.onto)
     if kept is not None:
         term = term * xr.DataArray(kept, dims=("run", "branch", question.onto))
     return term.reset_coords(drop=True).drop_vars(question.onto, errors="ignore"), source

@@ -17,7 +17,7 @@ __all__ = ["Trace", "open_trace"]
 
 TABLE = ("prompt", "seed", "request", "complete")
 CLOCK = ("step", "timestep", "sigma")
-PICTURES = ("generated_image", "reference_image")
+PICTURES = ("generated_image", "generated_video", "reference_image")
 
 
 class Trace:
@@ -94,8 +94,15 @@ class Trace:
 
     @property
     def images(self) -> xr.DataArray:
-        """Generated images, uint8 (run, image_y, image_x, rgb), lazy."""
+        """Generated images, uint8 (run, image_y, image_x, rgb), lazy; the middle frames of videos."""
         return self._labelled(self._variable("generated_image"), "generated_image")
+
+    @property
+    def videos(self) -> xr.DataArray:
+        """Generated videos, uint8 (run, video_frame, image_y, image_x, rgb), lazy; `NotRecordedError` if none."""
+        if "generated_video" not in self._files:
+            raise NotRecordedError(f"{self.where} has no video: its pipeline makes pictures")
+        return self._labelled(self._variable("generated_video"), "generated_video")
 
     @property
     def reference(self) -> xr.DataArray:
@@ -119,7 +126,10 @@ class Trace:
         if leaf not in self._datasets:
             geometry = self.leaves[leaf]
             held = [variable for variable in geometry.variables() if self.holds(leaf, variable.name)]
-            data = self.arrays(leaf, [variable.name for variable in held if variable.role == "data"])
+            arrays = [variable for variable in held if variable.role == "data"]
+            data = self.arrays(leaf, [variable.name for variable in arrays if "run" in variable.dims])
+            weights = [variable.name for variable in arrays if "run" not in variable.dims]
+            data = data.assign({name: self._files.weights(f"{leaf}/{name}", self.where) for name in weights})
             coords = {
                 variable.name: self._variable(f"{leaf}/{variable.name}", None)
                 if "run" in variable.dims
@@ -181,7 +191,9 @@ class Trace:
         -1 where the key is no part of the prompt. `NotRecordedError` if the leaf's keys are no tokens.
         """
         if f"{leaf}/token_start" not in self._files:
-            raise NotRecordedError(f"{self.where}: keys of leaf {leaf} are no tokens; word maps need kind 'text'")
+            raise NotRecordedError(
+                f"{self.where}: keys of leaf {leaf} are no tokens; word maps need attention of kind 'text', or 'joint'"
+            )
         names = ("token_start", "token_end")
         columns = {name: (("run", "branch", "key"), self._reader(f"{leaf}/{name}")[:]) for name in names}
         return xr.Dataset(columns, {"run": list(self.run_ids), "branch": list(self.branches)})
@@ -197,7 +209,7 @@ class Trace:
         lines[0] += f"{', '.join(self.branches)}>"
         lines += [
             f"  {name:<14} {len(leaf.layers):>3} layers x {leaf.heads:>2} heads  {leaf.queries:>5} queries x "
-            f"{leaf.keys:>5} keys  {'summary' if leaf.encoding == 'none' else 'full, ' + leaf.encoding}"
+            f"{leaf.keys:>5} keys  {_kept(leaf)}"
             for name, leaf in self.leaves.items()
         ]
         if len(self.annotations):
@@ -216,6 +228,12 @@ class Trace:
 
     def _labelled(self, variable: xr.Variable, name: str) -> xr.DataArray:
         return xr.DataArray(variable, coords={"run": self.runs["run"]}, name=name)
+
+
+def _kept(leaf: Leaf) -> str:
+    """Say what a leaf keeps."""
+    kept = "summary" if leaf.encoding == "none" else f"full, {leaf.encoding}"
+    return f"{kept}, a part of the keys" if leaf.partial else kept
 
 
 def open_trace(store: str | Path | Store | Any, *, incomplete: bool = False, device: str = "cpu") -> Trace:

@@ -2,16 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import xarray as xr
 
+from attlas.analysis.selection import pick_kind
 from attlas.analysis.trace import Trace
-from attlas.schemas.errors import InvalidValueError, unknown_name
+from attlas.schemas import Leaf
+from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
 from attlas.schemas.words import covered, has_word, spans
 
-__all__ = ["has_word", "prompts", "spans", "word_tokens"]
+__all__ = ["has_word", "prompts", "spans", "text_kind", "word_keys", "word_tokens"]
 
 
 def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | None = None) -> xr.DataArray:
@@ -30,18 +32,20 @@ def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | No
     branch
         Guidance branch; other branches than ``cond`` are searched in the request's negative prompt.
     leaf
-        Group path of the text leaf; by default the first (all have the same tokens).
+        Group path of a leaf with text keys; by default the first of kind ``text``, else of ``joint``. Text leaves
+        all have the same tokens; joint leaves may differ in their keys: see `word_keys`.
 
     Returns
     -------
-    ``(run, branch, key)``, bool, in memory, branch of length 1. A run whose prompt lacks the word has no True.
+    ``(run, branch, key)``, bool, in memory, branch of length 1. A run whose prompt lacks the word has no True; keys
+    of a joint sequence that are no text are False.
 
     Raises
     ------
     UnknownNameError
         If no run's prompt has the word; close words are named.
     NotRecordedError
-        If the store has no text keys.
+        If the store has no text keys, or does not keep those of the word.
     InvalidValueError
         If the word stands in prompts only beyond the tokens that the model sees, or is empty.
 
@@ -60,10 +64,15 @@ def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | No
     if not any(found):
         known = dict.fromkeys(token for text in texts for token in re.findall(r"\w+", text.lower()))
         raise unknown_name("word", word, known, where=f"the prompts of {trace.where}")
-    name = leaf or next((name for name, own in trace.leaves.items() if own.kind == "text"), next(iter(trace.leaves)))
+    name = leaf or next(iter(_text_leaves(trace, text_kind(trace))), next(iter(trace.leaves)))
     tokens = trace.tokens(name).sel(branch=branch)
     starts, ends = tokens["token_start"].values, tokens["token_end"].values
     matched = np.stack([covered(*row) for row in zip(starts, ends, found, strict=True)])
+    if not matched.any() and name in trace.leaves and trace.leaves[name].partial:
+        raise NotRecordedError(
+            f"leaf {name} of {trace.where} keeps a part of its keys, and none of word {word!r}; record with "
+            f'Capture(keys="all"), or with the word among keys=[...]'
+        )
     if not matched.any():
         raise InvalidValueError(
             f"word {word!r} stands in the prompt beyond the {matched.shape[1]} tokens that the model sees"
@@ -74,6 +83,34 @@ def word_tokens(trace: Trace, word: str, *, branch: str = "cond", leaf: str | No
         coords={"run": list(trace.run_ids), "branch": [branch]},
         name=word,
     )
+
+
+def word_keys(trace: Trace, word: str, kind: str | None = None, *, branch: str = "cond") -> Mapping[str, xr.DataArray]:
+    """`word_tokens` of every leaf of a kind with text keys, by group path: what ``keys=`` of a map takes.
+
+    `kind` is by default ``text``, else ``joint``. Errors as in `word_tokens`.
+    """
+    kind = pick_kind(trace, text_kind(trace) if kind is None else kind)
+    made: dict[object, xr.DataArray] = {}
+    found = {}
+    for name, leaf in _text_leaves(trace, kind).items():
+        alike = (leaf.keys, leaf.key_segments, leaf.partial)
+        if alike not in made:
+            made[alike] = word_tokens(trace, word, branch=branch, leaf=name)
+        found[name] = made[alike]
+    if not found:
+        trace.tokens(next(name for name, leaf in trace.leaves.items() if leaf.kind == kind))
+    return found
+
+
+def text_kind(trace: Trace) -> str:
+    """Kind of attention in which words are looked up: ``joint`` where its keys hold the text and none is ``text``."""
+    held = [leaf.kind for leaf in trace.leaves.values() if leaf.has_tokens]
+    return "joint" if held and "text" not in held else "text"
+
+
+def _text_leaves(trace: Trace, kind: str) -> dict[str, Leaf]:
+    return {name: leaf for name, leaf in trace.leaves.items() if leaf.kind == kind and leaf.has_tokens}
 
 
 def prompts(trace: Trace, branch: str = "cond") -> list[str]:

@@ -325,6 +325,8 @@ def test_attributes_tell_how_a_map_was_made(mixed, computes):
         "normalise": "none",
         "source": "full",
         "inert": False,
+        "partial": False,
+        "segment": "self",
     }
     assert made["prompt"].dims == ("run",)
     assert made["query_y"].values.tolist() == [0, 1, 2, 3]
@@ -356,7 +358,7 @@ def test_two_reference_grids_in_one_leaf_need_a_segment(tools):
     )
     store, vectors = tools.make_store((leaf,), runs=1)
     trace = open_trace(store)
-    with pytest.raises(InvalidValueError, match="in segments 'self' and 'reference'; choose one by keys="):
+    with pytest.raises(InvalidValueError, match="of several parts, 'self' and 'reference'; choose one by keys="):
         maps.ulam(trace, "g2r")
     made = maps.ulam(trace, "g2r", keys="reference").compute()
     q, k = vectors["joint/2x2", 0]
