@@ -17,7 +17,7 @@ __all__ = ["FAMILIES", "Family", "denoiser_of", "family_of", "pictures_of", "reg
 
 
 def _guided(pipe: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Wan, Lumina 2: the prompt, then the negative prompt, where guidance is on."""
+    """Wan, Lumina 2, Chroma: the prompt, then the negative prompt, where guidance is on."""
     return ("cond", "uncond") if effective(pipe, arguments, "guidance_scale") > 1 else ("cond",)
 
 
@@ -65,7 +65,7 @@ FAMILIES: list[Family] = [
     ),
     Family(
         "flux",
-        (*(f"Flux{task}Pipeline" for task in _TASKS), "FluxFillPipeline", "FluxControlPipeline", "ChromaPipeline"),
+        (*(f"Flux{task}Pipeline" for task in _TASKS), "FluxFillPipeline", "FluxControlPipeline"),
         "text",
         denoiser="transformer",
         passes=_true_guidance,
@@ -111,6 +111,7 @@ FAMILIES: list[Family] = [
         "text",
         denoiser="transformer",
     ),
+    Family("chroma", ("ChromaPipeline", "ChromaImg2ImgPipeline"), "text", denoiser="transformer", passes=_guided),
     Family("wan", ("WanPipeline",), "text", denoiser="transformer", passes=_guided),
     Family("video transformer", ("CogVideoXPipeline", "LTXPipeline"), "text", denoiser="transformer"),
 ]

@@ -1,12 +1,12 @@
 """How the tokens of a transformer denoiser are laid out in one call: the text's, the picture's, its references'.
 
-Each reader takes the pipeline, the denoiser and the denoiser's arguments by name. Rows, columns and frames come from
-what the denoiser is given, never from a square root.
+Each reader takes the pipeline, the denoiser, and the denoiser's arguments by name over those of the request. Rows,
+columns and frames come from what the denoiser is given, never from a square root.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -169,8 +169,13 @@ def cogvideox(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> S
     patch, patch_t = int(config.patch_size), int(config.patch_size_t or 1)
     grid = (frames // patch_t, rows // patch, columns // patch)
     text = int(arguments["encoder_hidden_states"].shape[1])
-    latents = (frames, rows, columns)
-    return _video(grid, text, latents, int(pipe.vae_scale_factor_spatial), pipe.vae_scale_factor_temporal)
+    factor = int(pipe.vae_scale_factor_temporal)
+    # The pipeline fills the frames up to whole patches, and drops what it added before it decodes the others: two at
+    # a time, so that the first one is a single frame only where their number is odd.
+    asked = arguments.get("num_frames") or int(config.sample_frames)
+    frames = min(frames, (asked - 1) // factor + 1)
+    scene = _video(grid, text, (frames, rows, columns), int(pipe.vae_scale_factor_spatial), factor)
+    return scene if frames % 2 else replace(scene, frames=frames * factor)
 
 
 def ltx(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:

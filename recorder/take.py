@@ -107,7 +107,7 @@ class Take:
             self._kept = self._capture.calls(self._clock.total)
         self._call, self._pass = self._clock.locate(timestep)
         if subject.anatomy.scene is not None:
-            self._scene = subject.anatomy.scene(subject.pipe, subject.denoiser, given)
+            self._scene = subject.anatomy.scene(subject.pipe, subject.denoiser, {**self._arguments, **given})
             self._image_shape, self._frames = self._scene.shape, self._scene.frames
         else:
             sample = next(iter(given[name] for name in given if name != "self"))
@@ -131,7 +131,7 @@ class Take:
         self._seen.add(place)
         self._rows.see(int(sighting.query.shape[0]), self._call)
         view = self._view(site, sighting)
-        bias, mask = self._split_mask(site, sighting)
+        bias, mask = self._split_mask(site, sighting, view)
         masked = "queries" if mask is not None else "keys" if bias is not None else ""
         shape = self._shape(site, sighting, view, masked)
         if self._shapes.setdefault(place, shape) != shape:
@@ -273,14 +273,18 @@ class Take:
             partial=sum(part.tokens for part in parts) < sum(part.tokens for part in view.parts),
         )
 
-    def _split_mask(self, site: Site, sighting: Sighting) -> tuple[Tensor | None, Tensor | None]:
+    def _split_mask(self, site: Site, sighting: Sighting, view: View) -> tuple[Tensor | None, Tensor | None]:
         """Mask as what it adds to each key, (branch, picture, head, key, 1); or, where queries differ, whole."""
         mask, rows, heads = sighting.mask, *sighting.query.shape[:2]
         if mask is None:
             if not self._ragged(site):
                 return None, None
             mask = sighting.key.new_zeros(1, 1, 1, sighting.key.shape[-2])
-        bias = key_bias(mask.detach())
+        mask = mask.detach()[(None,) * (4 - mask.ndim)]
+        if mask.shape[-2] > 1:
+            # Queries of padding may be masked otherwise than the picture's, which alone count.
+            mask = mask[..., view.queries, :]
+        bias = key_bias(mask)
         if bias is not None:
             return self._rows.pick(bias.expand(rows, heads, -1)[..., None]), None
         if self._capture.keys != "all" or self._ragged(site):
@@ -288,7 +292,6 @@ class Take:
                 f"{site.path} masks keys for some queries and not for others; that can be recorded with keys='all' and "
                 "prompts of one length only"
             )
-        mask = mask.detach()[(None,) * (4 - mask.ndim)]
         if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
         own = heads if self._capture.heads is not None else mask.shape[1]
@@ -309,7 +312,10 @@ def _timestep(given: Mapping[str, Any]) -> Any:
 
 
 def _number(value: Any) -> float:
-    """Return the timestep, which comes as a number, a scalar tensor, or one entry a row."""
+    """Return the timestep, which comes as a number, a scalar tensor, or one entry a row or token.
+
+    Tokens of a given first frame have timestep 0, beside those that are generated.
+    """
     if isinstance(value, Tensor):
-        return float(value.reshape(-1)[0])
+        return float(value.max())
     return float(value)

@@ -33,7 +33,7 @@ def finished(pipe):
 def sharp(denoiser, factor=3.0):
     """Larger weights of Q and K: random ones give nearly flat attention, in which a mistake would not show."""
     for name, weight in denoiser.named_parameters():
-        if name.rsplit(".", 2)[-2] in ("to_q", "to_k", "add_q_proj", "add_k_proj", "norm_q", "norm_k"):
+        if {*name.split(".")} & {"to_q", "to_k", "add_q_proj", "add_k_proj", "norm_q", "norm_k"}:
             weight.data.mul_(factor)
     return denoiser
 
@@ -43,6 +43,19 @@ def flow_vae(channels=4):
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=2,
+        shift_factor=0.1,
+    )
+
+
+def deep_vae(channels=4):
+    """One of factor 8, which some pipelines take for granted."""
+    return AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=channels,
         layers_per_block=1,
         norm_num_groups=2,
