@@ -15,6 +15,9 @@ __all__ = ["generated_pictures", "reference_pictures", "rgb"]
 
 Picture = NDArray[np.uint8]
 
+SHARED = ("ip_adapter_image",)
+"""Arguments whose pictures act on every generated one, all of them."""
+
 
 def rgb(value: Any, what: str) -> Picture:
     """One picture as uint8 (rows, columns, RGB).
@@ -79,10 +82,12 @@ def _are_videos(value: Any) -> bool:
 
 
 def reference_pictures(family: Family, arguments: Mapping[str, Any], pictures: int) -> list[Picture] | None:
-    """Return the reference picture of each generated one, or None where the request has none."""
+    """Return the reference picture of each generated one, or None where the request has none, or several for each."""
     if family.reference is None or arguments.get(family.reference) is None:
         return None
     given = _flat(arguments[family.reference])
+    if family.reference in SHARED and len(given) > 1:
+        return None
     if pictures % len(given):
         raise InvalidValueError(
             f"{family.reference!r} has {len(given)} pictures for {pictures} generated ones; give one, or one for each"

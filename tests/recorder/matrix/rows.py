@@ -1,6 +1,6 @@
 """What a row of the architecture matrix says: a tiny pipeline, a request, and what its recording must hold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import groupby
@@ -29,8 +29,8 @@ class Row:
     branches
         All guidance branches of the run: in order of rows in a batch; with ``passes``, in order of the passes.
     leaves
-        Leaf names and their keys: segments in order, ``1 bos, 2 word, 1 eos, 8 pad``; of a text leaf those of the first run's
-        prompt.
+        Leaf names and their keys: segments in order, ``1 bos, 2 word, 1 eos, 8 pad``; of a text leaf those of the first
+        run's prompt. Where there are several references they are numbered: ``4 reference 0, 4 reference 1``.
     words
         Words of the first run's prompt, and the places of their tokens among the keys of text and joint leaves.
     calls
@@ -74,7 +74,7 @@ class Row:
         return tuple(dict.fromkeys(name.split("/")[0] for name in self.leaves))
 
 
-def segments(labels: Sequence[str]) -> str:
+def segments(labels: Iterable[str]) -> str:
     """Spell labels of keys as a row does.
 
     >>> segments(["bos", "word", "word", "eos"])

@@ -65,7 +65,11 @@ def keys_of(store, name):
     leaf = store.leaves[name]
     if leaf.kind == "text":
         return segments([str(label) for label in store.group[name]["token_segment"][0, store.branches.index("cond")]])
-    return segments(leaf.key_segments)
+    several = max(leaf.key_picture) > 0
+    return segments(
+        f"{label} {picture}" if several and picture >= 0 else label
+        for label, picture in zip(leaf.key_segments, leaf.key_picture, strict=True)
+    )
 
 
 def places_of(store, name, word):

@@ -1,6 +1,5 @@
 """Tiny pipelines around the U-Nets of Stable Diffusion, made from configurations alone."""
 
-
 import torch
 from diffusers import (
     ControlNetModel,
@@ -79,7 +78,9 @@ def sd2():
 
 def lcm():
     """Guidance is a part of the time embedding: one row for each picture."""
-    return finished(StableDiffusionPipeline(**parts(time_cond_proj_dim=8, scheduler=LCMScheduler(steps_offset=1)), **PLAIN))
+    return finished(
+        StableDiffusionPipeline(**parts(time_cond_proj_dim=8, scheduler=LCMScheduler(steps_offset=1)), **PLAIN)
+    )
 
 
 def task(kind, **changes):
@@ -162,5 +163,3 @@ def sdxl():
 
 def sdxl_img2img():
     return finished(StableDiffusionXLImg2ImgPipeline(**sdxl_parts(), add_watermarker=False))
-
-

@@ -50,7 +50,7 @@ ROWS = [
         {"kinds": "text", "branches": "cond", "encoding": "factors"},
         leaves=grids(["text"], *SQUARE),
         words=CAT,
-        notes="`Capture(branches=\"cond\")`",
+        notes='`Capture(branches="cond")`',
     ),
     Row(
         "Stable Diffusion 1, prompts and pictures",
