@@ -5,6 +5,7 @@ taken over at once and a living one never can.
 """
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,8 +29,14 @@ class Claims:
 
     def __enter__(self) -> Self:
         """Hold the run table: rows are added and flags are set by one writer at a time."""
-        if self._folder is not None:
+        while self._folder is not None:
             self._folder.mkdir(exist_ok=True)
+            try:
+                self._table.acquire()
+            except FileNotFoundError:
+                # Another recorder ended and took the folder away in between.
+                continue
+            return self
         self._table.acquire()
         return self
 
@@ -59,16 +66,28 @@ class Claims:
 
     def drop(self, row: int) -> None:
         """Give `row` back."""
-        lock = self._held.pop(row, None)
-        if lock is not None:
-            lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
+        if row not in self._held:
+            return
+        # Rows are taken under the table's lock, so that nobody waits for the file that goes.
+        with self:
+            lock = self._held.pop(row)
+            if lock is not None:
+                lock.release()
+                Path(lock.lock_file).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Give every row back, and remove the folder of locks when nobody else uses it."""
-        for row in list(self._held):
-            self.drop(row)
-        if self._folder is not None and self._folder.exists():
-            (self._folder / "table.lock").unlink(missing_ok=True)
-            if not any(self._folder.iterdir()):
+        """Give every row back, and remove the folder of locks when nobody else holds a row."""
+        if self._folder is None or self._folder.exists():
+            with self:
+                for row in list(self._held):
+                    self.drop(row)
+                self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        """Remove the table's lock, which is held here: who waits for it finds its file gone, and makes a new one."""
+        table = "table.lock"
+        if self._folder is not None and all(path.name == table for path in self._folder.iterdir()):
+            (self._folder / table).unlink(missing_ok=True)
+            # Another recorder may be faster, and have its new lock there.
+            with suppress(OSError):
                 self._folder.rmdir()

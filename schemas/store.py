@@ -252,7 +252,7 @@ class Store:
         self._check_held(row)
         with self._claims:
             self.group["complete"][row] = True
-        self._claims.drop(row)
+            self._claims.drop(row)
 
     def release(self, row: int) -> None:
         """Give an unfinished row back; a later claim of the same run takes it over."""

@@ -2,6 +2,7 @@
 
 import ast
 import pkgutil
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -72,8 +73,15 @@ def test_no_module_is_a_bag():
 
 
 def test_wheel_holds_every_module_and_the_weights(tmp_path):
+    # From a copy: setuptools would pack whatever an earlier build left in build/lib.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, source)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)],
         check=True,
         capture_output=True,
     )
