@@ -43,14 +43,14 @@ GRIDS: dict[str, dict[str, Grid]] = {
     },
     "balanced": {
         "log_attention": Grid(step=2.0**-5, bits=6),
-        "logsumexp": Grid(step=2.0**-8),
+        "logsumexp": Grid(step=2.0**-7),
         "g2r": Grid(bits=11),
         "r2g": Grid(bits=11),
         "attention_mean": Grid(bits=6),
     },
     "small": {
         "log_attention": Grid(step=2.0**-3, bits=4),
-        "logsumexp": Grid(step=2.0**-6),
+        "logsumexp": Grid(step=2.0**-5),
         "g2r": Grid(bits=9),
         "r2g": Grid(bits=9),
         "attention_mean": Grid(bits=4),
