@@ -126,7 +126,7 @@ def vectors(leaf: Leaf, branches: Sequence[Sequence[str]], calls: int, rng: np.r
     if leaf.keys_vary:
         keys = keys + 0.3 * rng.normal(size=(*shape, leaf.keys, CHANNELS))
     keys = np.broadcast_to(keys, (*shape, leaf.keys, CHANNELS))
-    preferred = sum(0.8 * keys[..., places, :] for places in preferred_keys(leaf))
+    preferred = sum(strength * keys[..., places, :] for strength, places in preferred_keys(leaf))
     queries = preferred + 0.2 * rng.normal(size=(*shape, leaf.queries, CHANNELS))
     if leaf.masked:
         bias = np.zeros((len(branches), leaf.keys))
@@ -139,24 +139,24 @@ def vectors(leaf: Leaf, branches: Sequence[Sequence[str]], calls: int, rng: np.r
     return queries.astype(np.float32), keys.astype(np.float32)
 
 
-def preferred_keys(leaf: Leaf) -> list[NDArray[np.int64]]:
-    """Key that each query prefers: words in turn, the reference patch mirrored left to right, its own place.
+def preferred_keys(leaf: Leaf) -> list[tuple[float, NDArray[np.int64]]]:
+    """Key that each query prefers, and how much: words in turn, the reference patch mirrored left to right, its own.
 
-    A joint sequence has two: a word, and a patch of its last picture.
+    A joint sequence has two: a word, and more than that a patch of its last picture.
     """
     size = leaf.query_grid[-1]
     rows, columns = np.divmod(np.arange(leaf.queries), size)
     if leaf.kind == "text":
-        return [np.asarray(1 + rows % (leaf.keys - 3 - 2 * leaf.masked))]
+        return [(0.8, 1 + rows % (leaf.keys - 3 - 2 * leaf.masked))]
     if leaf.kind == "image":
         rows %= leaf.query_grid[-2]
-        return [np.asarray(1 + rows * size + (size - 1 - columns))]
+        return [(0.8, 1 + rows * size + (size - 1 - columns))]
     if leaf.kind == "self":
-        return [np.arange(leaf.queries)]
+        return [(0.8, np.arange(leaf.queries))]
     text = leaf.key_segments.count("text")
-    words = 1 + rows % (text - 3 - 2 * leaf.masked)
+    words = (0.3, 1 + rows % (text - 3 - 2 * leaf.masked))
     if "reference" not in leaf.key_segments:
-        return [words, text + np.arange(leaf.queries)]
+        return [words, (1.0, text + np.arange(leaf.queries))]
     rows %= leaf.query_grid[-2]
     last = leaf.keys - leaf.query_grid[-2] * size
-    return [words, np.asarray(last + rows * size + (size - 1 - columns))]
+    return [words, (1.0, last + rows * size + (size - 1 - columns))]

@@ -69,7 +69,7 @@ def make_store(
             k = np.broadcast_to(k.astype("f2").astype("f8"), (*shape, leaf.keys, leaf.channels))
             vectors[name, row] = (q, k)
             write_leaf(store, name, row, q, k)
-            if leaf.kind == "text":
+            if leaf.has_tokens:
                 for branch in range(len(branches)):
                     write_words(store, name, row, branch, prompt if branches[branch] == "cond" else "", tokens)
         store.write_annotations(row, annotations(row) if annotations else {})
@@ -109,7 +109,10 @@ def write_leaf(store, name, row, q, k):
 
 def write_words(store, name, row, branch, prompt, tokens=None):
     """One token a word, or the given (text, start, end), between begin and end marks."""
-    keys = store.leaves[name].keys
+    leaf = store.leaves[name]
+    keys = leaf.keys if leaf.kind == "text" else leaf.key_segments.count("text")
+    before = leaf.key_segments.index("text") if leaf.key_segments else 0
+    after = leaf.keys - keys - before
     if tokens is None or not prompt:
         words, at = [], 0
         for word in prompt.split():
@@ -122,10 +125,10 @@ def write_words(store, name, row, branch, prompt, tokens=None):
     pads = keys - len(words) - 1
     store.write_tokens(
         name, row, branch,
-        tokens=["<bos>", *[word for word, _, _ in words], *["<eos>"] * pads],
-        segments=["bos", *["word"] * len(words), "eos", *["pad"] * (pads - 1)],
-        starts=[-1, *[start for _, start, _ in words], *[-1] * pads],
-        ends=[-1, *[end for _, _, end in words], *[-1] * pads],
+        tokens=[*[""] * before, "<bos>", *[word for word, _, _ in words], *["<eos>"] * pads, *[""] * after],
+        segments=[*[""] * before, "bos", *["word"] * len(words), "eos", *["pad"] * (pads - 1), *[""] * after],
+        starts=[*[-1] * before, -1, *[start for _, start, _ in words], *[-1] * (pads + after)],
+        ends=[*[-1] * before, -1, *[end for _, _, end in words], *[-1] * (pads + after)],
     )  # fmt: skip
 
 
