@@ -43,7 +43,7 @@ class Asked:
 
     def setting(self, name: str) -> Any:
         """Argument of the call: as given, or the pipeline's own default; None where it has no such argument."""
-        if self.arguments.get(name) is not None:
+        if name in self.arguments:
             return self.arguments[name]
         for cls in type(self.pipe).__mro__:
             if "__call__" in vars(cls):

@@ -69,17 +69,22 @@ class Request:
 
 def accepted_arguments(pipe: Any) -> tuple[str, ...]:
     """Names that a request for `pipe` may have."""
-    names: dict[str, None] = {}
+    return (*_parameters(pipe), *EXTRA_KEYS)
+
+
+def _parameters(pipe: Any) -> dict[str, inspect.Parameter]:
+    """Arguments of the pipeline by name."""
+    found: dict[str, inspect.Parameter] = {}
     for cls in type(pipe).__mro__:
         if "__call__" not in vars(cls):
             continue
         parameters = inspect.signature(vars(cls)["__call__"]).parameters.values()
         open_ended = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        names |= dict.fromkeys(p.name for p in parameters if p.kind not in open_ended and p.name != "self")
+        found |= {p.name: p for p in parameters if p.kind not in open_ended and p.name not in {"self", *found}}
         # A class that takes anything passes it on to the one that it derives from.
         if not any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
-    return (*names, *EXTRA_KEYS)
+    return found
 
 
 def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
@@ -97,7 +102,8 @@ def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
     for key in request:
         if key not in accepted:
             raise unknown_name("request key", key, accepted, where=f"a request for {type(subject.pipe).__name__}")
-    arguments = {key: value for key, value in request.items() if key not in EXTRA_KEYS and value is not None}
+    request = _meant(subject.pipe, request)
+    arguments = {key: value for key, value in request.items() if key not in EXTRA_KEYS}
     if arguments.get("output_type") == "latent":
         raise InvalidValueError("output_type 'latent' makes no picture to store; 'pil', 'np' and 'pt' are accepted")
     pictures = pictures_of(subject.family, arguments)
@@ -116,8 +122,15 @@ def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
         negatives=_spread("negative_prompt", arguments.get("negative_prompt"), pictures),
         annotations=annotations,
         references=None if references is None else tuple(references),
-        text=canonical({key: value for key, value in request.items() if key != "id" and value is not None}),
+        text=canonical({key: value for key, value in request.items() if key != "id"}),
     )
+
+
+def _meant(pipe: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None anyway, so that a request is the same with and without it."""
+    parameters = _parameters(pipe)
+    none = {name for name in request if name not in parameters or parameters[name].default is None}
+    return {key: value for key, value in request.items() if value is not None or key not in none}
 
 
 def _check_words(subject: Subject, prompts: tuple[str | None, ...]) -> None:
