@@ -145,10 +145,10 @@ def qwen_parts():
 
 def qwen_vae(halvings=2):
     return AutoencoderKLQwenImage(
-        base_dim=4,
+        base_dim=2,
         z_dim=4,
         dim_mult=[1] * (halvings + 1),
-        num_res_blocks=1,
+        num_res_blocks=0,
         temperal_downsample=[False] * halvings,
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,

@@ -1,0 +1,192 @@
+"""Tiny pipelines whose text and picture share one softmax."""
+
+from diffusers import (
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
+    FluxImg2ImgPipeline,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from matrix.pieces import (
+    WIDTH,
+    clip_parts,
+    deep_vae,
+    finished,
+    flow_vae,
+    gemma_parts,
+    projected_clip,
+    qwen_parts,
+    qwen_vae,
+    sharp,
+    t5_parts,
+)
+from tiny_pipelines import tokenizer
+from tiny_tokenizers import qwen_processor
+
+
+def sd3(**changes):
+    """Stable Diffusion 3; with dual_attention_layers and qk_norm 3.5."""
+    words, second = tokenizer(77), tokenizer(77)
+    denoiser = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+        **changes,
+    )
+    return finished(
+        StableDiffusion3Pipeline(
+            transformer=sharp(denoiser),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=flow_vae(),
+            text_encoder=projected_clip(words, 16),
+            tokenizer=words,
+            text_encoder_2=projected_clip(second, 16),
+            tokenizer_2=second,
+            **t5_parts(number="_3"),
+        )
+    )
+
+
+def _flux(kind, channels=16, **changes):
+    denoiser = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=channels,
+        out_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=16,
+        axes_dims_rope=[4, 4, 8],
+        **changes,
+    )
+    return finished(
+        kind(
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            transformer=sharp(denoiser, 1.5),
+            vae=flow_vae(),
+            **clip_parts(),
+            **t5_parts(number="_2"),
+        )
+    )
+
+
+def flux():
+    return _flux(FluxPipeline, guidance_embeds=True)
+
+
+def flux_kontext():
+    return _flux(FluxKontextPipeline)
+
+
+def flux_img2img():
+    return _flux(FluxImg2ImgPipeline)
+
+
+def flux_fill():
+    # Latents, the masked picture's, and the mask of 2x2 pixels in a latent pixel: 16 + 16 + 16.
+    return _flux(FluxFillPipeline, channels=48, guidance_embeds=True)
+
+
+def chroma():
+    denoiser = ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=[4, 4, 8],
+        approximator_num_channels=16,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return finished(
+        ChromaPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            transformer=sharp(denoiser, 1.5),
+            vae=flow_vae(),
+            **t5_parts(),
+        )
+    )
+
+
+def _qwen(kind, vae, **more):
+    denoiser = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return finished(
+        kind(
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            transformer=sharp(denoiser, 1.5),
+            vae=vae,
+            **qwen_parts(),
+            **more,
+        )
+    )
+
+
+def qwen_image():
+    return _qwen(QwenImagePipeline, qwen_vae())
+
+
+def lumina_2():
+    denoiser = Lumina2Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=48,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        multiple_of=16,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(512, 16, 16),
+        cap_feat_dim=WIDTH,
+    )
+    return finished(
+        Lumina2Pipeline(
+            transformer=sharp(denoiser, 1.5),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            vae=deep_vae(),
+            **gemma_parts(512),
+        )
+    )
+
+
+def qwen_edit(kind=QwenImageEditPipeline):
+    """Its references have a million pixels, whatever they are given with: 128 to a latent leaves few tokens."""
+    return _qwen(kind, qwen_vae(halvings=6), processor=qwen_processor())
+
+
+def qwen_edit_plus():
+    return qwen_edit(QwenImageEditPlusPipeline)
