@@ -14,17 +14,33 @@ if TYPE_CHECKING:
     from attlas.recorder.jobs import record
     from attlas.recorder.listing import SiteList, sites
     from attlas.recorder.pipelines import load_pipeline
+    from attlas.recorder.planned import Plan
+    from attlas.recorder.planning import plan
     from attlas.recorder.recording import Recorder
 
-__all__ = ["Capture", "Family", "Recorder", "Site", "SiteList", "load_pipeline", "record", "register_family", "sites"]
+__all__ = [
+    "Capture",
+    "Family",
+    "Plan",
+    "Recorder",
+    "Site",
+    "SiteList",
+    "load_pipeline",
+    "plan",
+    "record",
+    "register_family",
+    "sites",
+]
 
 _HOME = {
     "Capture": "capture",
     "Family": "family",
+    "Plan": "planned",
     "Recorder": "recording",
     "Site": "inventory",
     "SiteList": "listing",
     "load_pipeline": "pipelines",
+    "plan": "planning",
     "record": "jobs",
     "register_family": "families",
     "sites": "listing",

@@ -1,16 +1,14 @@
 """`record`: many requests into one store, going on where an earlier attempt stopped."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from attlas.recorder.capture import Capture
 from attlas.recorder.fan_out import record_on
 from attlas.recorder.job import Annotate
 from attlas.recorder.ledger import check_ids
+from attlas.recorder.progress import call_bar
 from attlas.recorder.recording import Recorder
 from attlas.schemas import Store
 from attlas.schemas.errors import InvalidValueError, StoreExistsError
@@ -88,35 +86,9 @@ def record(
         check_ids(prepared)
         todo = recorder.unfinished(prepared)
         left = sum(len(wanted) for _, wanted in todo)
-        with _bar(pipe, len(todo), show=progress) as ticked:
+        with call_bar(pipe, len(todo), show=progress) as ticked:
             for request, wanted in todo:
                 recorder.run(request, wanted, capacity=left, wait=False, ticked=ticked)
                 left -= len(wanted)
             recorder.flush()
     return recorder.store
-
-
-@contextmanager
-def _bar(pipe: Any, requests: int, *, show: bool) -> "Iterator[Any]":
-    """Count denoiser calls of all requests on one bar; the pipeline's own bar is off meanwhile."""
-    missing = object()
-    before = getattr(pipe, "_progress_bar_config", missing)
-    pipe.set_progress_bar_config(**{**(before if isinstance(before, dict) else {}), "disable": True})
-    bar = tqdm(total=None, unit="call", disable=not show or not requests, dynamic_ncols=True)
-    done = 0
-
-    def ticked(calls: int) -> None:
-        nonlocal done
-        done += 1
-        bar.total = calls * requests
-        bar.set_description(f"run {min(requests, (done - 1) // calls + 1)}/{requests}", refresh=False)
-        bar.update()
-
-    try:
-        yield ticked
-    finally:
-        bar.close()
-        if before is missing:
-            del pipe._progress_bar_config
-        else:
-            pipe._progress_bar_config = before

@@ -72,9 +72,9 @@ class SiteList(list[Site]):
         if "joint" in kinds:
             rows.append(('Capture(kinds="joint", keys="prompt")', "of it only what looks at the prompt; far smaller"))
         stems = Counter(site.path.split(".")[0] for site in found if site.kind in usual)
-        (stem, count), *others = stems.most_common()
+        (stem, _), *others = stems.most_common()
         if others:
-            rows.append((f'Capture(layers="{stem}.*")', f"only the {count} there"))
+            rows.append((f'Capture(layers="{stem}.*")', f"only those in {stem}"))
         return "\n".join(["to record:", *("  " + line for line in aligned(rows).splitlines())])
 
 

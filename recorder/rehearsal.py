@@ -1,5 +1,6 @@
 """The shapes of a denoiser's attention without its weights: a run of an empty copy on torch's meta device."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,9 @@ def _twin(denoiser: nn.Module, without: tuple[str, ...]) -> nn.Module:
     config: Any = denoiser.config
     # An IP-Adapter adds keys of its own, but changes no shape of the others.
     adapter = {"encoder_hid_dim_type": None} if config.get("encoder_hid_dim_type") == "ip_image_proj" else {}
-    with torch.device("meta"):
+    # What a class says of its future was said when the pipeline was made.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         twin: nn.Module = type(denoiser).from_config({**config, **adapter})  # type: ignore[attr-defined]
     for name in without:
         setattr(twin, name, nn.ModuleList())
