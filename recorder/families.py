@@ -112,7 +112,17 @@ FAMILIES: list[Family] = [
         denoiser="transformer",
     ),
     Family("chroma", ("ChromaPipeline", "ChromaImg2ImgPipeline"), "text", denoiser="transformer", passes=_guided),
-    Family("wan", ("WanPipeline",), "text", denoiser="transformer", passes=_guided),
+    Family("wan", ("WanPipeline",), "text", denoiser="transformer", relay="transformer_2", passes=_guided),
+    Family(
+        "wan image to video",
+        ("WanImageToVideoPipeline",),
+        "text",
+        batch=("prompt", "prompt_embeds"),
+        denoiser="transformer",
+        relay="transformer_2",
+        passes=_guided,
+        reference="image",
+    ),
     Family("video transformer", ("CogVideoXPipeline", "LTXPipeline"), "text", denoiser="transformer"),
 ]
 """Known families; `register_family` puts a new one in front."""

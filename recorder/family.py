@@ -33,6 +33,9 @@ class Family:
         Request argument whose size the generated picture has, where height and width are not arguments.
     denoiser
         Attribute of the pipeline that holds the denoiser.
+    relay
+        Attribute of the pipeline that may hold a second denoiser, with modules like the first one's, which takes over
+        in some of the calls: then layers are those of whichever computed a call.
     passes
         For pipelines that call the denoiser once for each guidance branch: gives the branches of a run in the order of
         their passes, from the pipeline and the request's arguments. None where branches are rows of one call.
@@ -65,6 +68,7 @@ class Family:
     reference: str | None = None
     picture: str | None = None
     denoiser: str = "unet"
+    relay: str | None = None
     passes: Callable[[Any, Mapping[str, Any]], tuple[str, ...]] | None = None
     kinds: tuple[tuple[str, str], ...] = ()
     key_grid: Callable[[str, int, tuple[int, ...]], tuple[int, int] | None] | None = None

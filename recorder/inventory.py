@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,6 +10,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from attlas.recorder.adapters import adapters_of
 from attlas.recorder.anatomy import Anatomy, anatomy_of
 from attlas.recorder.capture import Capture
 from attlas.recorder.families import denoiser_of, family_of
@@ -19,6 +20,9 @@ from attlas.recorder.projections import looks_at_itself, projects
 from attlas.schemas.errors import CaptureError, unknown_name
 
 __all__ = ["Site", "Subject", "all_sites", "attention_modules", "core", "select"]
+
+
+_OFF = "the scale of its IP-Adapter is 0, so that it computes nothing; pipe.set_ip_adapter_scale(...) changes that"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Subject:
     """A pipeline and what is wanted of it.
 
     ``orders`` counts the known kernel calls in one pass of each module; ``compiled`` says whether torch.compile is at
-    work.
+    work; ``relay`` is a second denoiser that takes over in some of the calls, where there is one.
     """
 
     pipe: Any
@@ -66,6 +70,12 @@ class Subject:
     sites: tuple[Site, ...]
     orders: Mapping[str, int]
     compiled: bool
+    relay: nn.Module | None = None
+
+    @property
+    def denoisers(self) -> tuple[nn.Module, ...]:
+        """Every module that is observed."""
+        return (self.denoiser,) if self.relay is None else (self.denoiser, self.relay)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -101,6 +111,7 @@ def select(pipe: Any, capture: Capture) -> Subject:
     if kinds is None:
         kinds = tuple(kind for kind in present if kind != "self") or present
     if not set(kinds) & set(present):
+        _check_recordable_kinds(pipe, every, kinds)
         where = f"{type(pipe).__name__}: it has no attention of that kind"
         raise unknown_name("kind", ", ".join(kinds), present, where=where)
     chosen = [site for site in found if site.kind in kinds]
@@ -115,8 +126,30 @@ def select(pipe: Any, capture: Capture) -> Subject:
             if branch not in family.branch_names:
                 raise unknown_name("branch", branch, family.branch_names, where=type(pipe).__name__)
     orders = Counter(site.path for site in found)
-    compiled = is_compiled(denoiser_of(pipe, family))
-    return Subject(pipe, family, anatomy, denoiser, capture, tuple(chosen), orders, compiled)
+    relay = _relay(pipe, family, denoiser)
+    if relay is not None:
+        # The two make keys of the same text with weights of their own.
+        chosen = [replace(site, varies=True) for site in chosen]
+    compiled = is_compiled(denoiser_of(pipe, family)) or (relay is not None and is_compiled(relay))
+    return Subject(pipe, family, anatomy, denoiser, capture, tuple(chosen), orders, compiled, relay)
+
+
+def _relay(pipe: Any, family: Family, denoiser: nn.Module) -> nn.Module | None:
+    """Second denoiser of `pipe`, with the same attention as the first; None where there is none."""
+    other = None if family.relay is None else getattr(pipe, family.relay, None)
+    if other is None:
+        return None
+    other = core(other)
+    first, second = (
+        {path: getattr(module, "heads", 0) for path, module in attention_modules(model).items()}
+        for model in (denoiser, other)
+    )
+    if first != second:
+        raise CaptureError(
+            f"{type(pipe).__name__}.{family.relay} has other attention modules than its {family.denoiser}, and takes "
+            "over in some of the calls; one store holds layers that compute in every call"
+        )
+    return other
 
 
 def all_sites(denoiser: nn.Module, family: Family) -> list[Site]:
@@ -129,6 +162,7 @@ def all_sites(denoiser: nn.Module, family: Family) -> list[Site]:
         for order, (kind, label) in enumerate(_calls(path, module, family, anatomy)):
             varies = family.keys_vary and kind == "image"
             found.append(Site(path, kind, heads, order=order, label=label, varies=varies, reason=reason))
+        found += [Site(path, "image", heads, label=label, reason=reason or _OFF) for label in _idle(path, module)]
     if not found:
         raise CaptureError(f"{type(denoiser).__name__} has no attention module that attlas knows")
     return found
@@ -149,11 +183,12 @@ def _calls(path: str, module: nn.Module, family: Family, anatomy: Anatomy) -> li
     else:
         kinds = [family.cross if cross or own is False else "self"]
     calls = [(kind, path) for kind in kinds]
-    adapters = getattr(getattr(module, "processor", None), "to_k_ip", None)
-    if adapters is not None:
-        several = len(adapters) > 1
-        calls += [("image", f"{path}.processor.to_k_ip.{n}" if several else path) for n in range(len(adapters))]
-    return calls
+    return calls + [("image", adapter.label) for adapter in adapters_of(path, module) if adapter.computes]
+
+
+def _idle(path: str, module: nn.Module) -> list[str]:
+    """Labels of the IP-Adapters of a module that make no kernel call."""
+    return [adapter.label for adapter in adapters_of(path, module) if not adapter.computes]
 
 
 def _unclear(path: str, module: nn.Module, family: Family) -> str:
@@ -178,6 +213,15 @@ def _check_recordable(pipe: Any, every: list[Site], capture: Capture) -> None:
             )
     if len(silent) == len(every):
         raise CaptureError(f"{type(pipe).__name__} cannot be recorded: {silent[0].path}: {silent[0].reason}")
+
+
+def _check_recordable_kinds(pipe: Any, every: list[Site], kinds: Iterable[str]) -> None:
+    """Say why none of a kind can be recorded, where the pipeline has some."""
+    for site in every:
+        if site.reason and site.kind in kinds:
+            raise CaptureError(
+                f"{site.kind!r} attention of {type(pipe).__name__} cannot be recorded: {site.label}: {site.reason}"
+            )
 
 
 def _check_heads(chosen: list[Site], heads: Iterable[int] | None) -> None:

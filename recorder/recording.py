@@ -212,7 +212,10 @@ class Recorder:
             always.callback(self._keep_store, job)
             failing.callback(self._give_up, job)
             compiled = subject.compiled
-            with Watch(subject.denoiser, paths, take.note, begin=take.begin, end=take.end, compiled=compiled):
+            with ExitStack() as watching:
+                for denoiser in subject.denoisers:
+                    watch = Watch(denoiser, paths, take.note, begin=take.begin, end=take.end, compiled=compiled)
+                    watching.enter_context(watch)
                 output = subject.pipe(**request.pipeline_arguments())
             clock = take.check_finished()
             try:

@@ -47,7 +47,7 @@ def wan(**changes):
 
 def wan_experts():
     """Wan 2.2: a second transformer for the calls below half the timesteps."""
-    return wan(transformer_2=_wan_transformer(), boundary_ratio=0.75)
+    return wan(transformer_2=_wan_transformer(), boundary_ratio=0.9)
 
 
 def wan_image_to_video():
