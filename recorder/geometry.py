@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
+from attlas.recorder.adapters import adapter_named
 from attlas.recorder.capture import Capture
 from attlas.recorder.families import denoiser_of
 from attlas.recorder.family import Family
@@ -180,7 +180,8 @@ def _image_keys(pipe: Any, family: Family, shape: SiteShape) -> list[KeyLabel]:
     """
     keys = shape.keys
     if shape.site.order:
-        each = _adapter_tokens(denoiser_of(pipe, family).get_submodule(shape.site.path), shape.site.order)
+        site = shape.site
+        each = adapter_named(site.label, site.path, denoiser_of(pipe, family).get_submodule(site.path)).tokens
         return [KeyLabel("reference", picture=key // each if each and keys % each == 0 else 0) for key in range(keys)]
     grid = None if family.key_grid is None else family.key_grid(shape.site.path, keys, shape.grid)
     if grid is not None:
@@ -200,12 +201,6 @@ def _image_keys(pipe: Any, family: Family, shape: SiteShape) -> list[KeyLabel]:
     if side and keys == len(patches) + 1:
         return [KeyLabel("cls"), *patches]
     return [KeyLabel("reference", picture=0)] * keys
-
-
-def _adapter_tokens(module: torch.nn.Module, order: int) -> int:
-    """Tokens of one picture in the IP-Adapter that makes a module's kernel call `order`; 0 where it does not say."""
-    counts = getattr(getattr(module, "processor", None), "num_tokens", ())
-    return int(counts[order - 1]) if isinstance(counts, tuple | list) and len(counts) >= order else 0
 
 
 def _patch_side(pipe: Any) -> int:
