@@ -193,7 +193,7 @@ def pick_calls(trace: Trace, steps: int | slice | Iterable[int] | None) -> list[
 
 def warn_inert(leaves: Iterable[Leaf]) -> bool:
     """Whether any leaf has one key only; warns if so."""
-    inert = [leaf for leaf in leaves if leaf.keys == 1]
+    inert = [leaf for leaf in leaves if leaf.keys == 1 and not leaf.partial]
     if inert:
         warnings.warn(
             f"{inert[0].kind}/{inert[0].grid} has one key: its attention is 1 everywhere, W_q and W_k never act, "
