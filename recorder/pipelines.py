@@ -12,7 +12,7 @@ from attlas.recorder.demo import WORLDS
 from attlas.recorder.job import Annotate
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["demo_requests", "load_pipeline"]
+__all__ = ["demo_requests", "load_pipeline", "pipeline_class"]
 
 OWN_PIPELINES = {"TryOnPipeline": "attlas.recorder.demo.tryon"}
 """Pipeline classes that attlas ships; no code is ever loaded from a pipeline folder."""
@@ -68,6 +68,11 @@ def load_pipeline(name: str | Path) -> Any:
             f"or one of {', '.join(DEMOS)}"
         )
     return _load(DiffusionPipeline, text)
+
+
+def pipeline_class(name: str | Path) -> Any:
+    """Class of the pipeline in a folder, without loading it; None where `name` is no folder."""
+    return _class_of(Path(name)) if Path(name).is_dir() else None
 
 
 def demo_requests(name: str, samples: int) -> tuple[list[dict[str, Any]], Annotate | None]:

@@ -68,14 +68,14 @@ class Request:
 
 
 def accepted_arguments(pipe: Any) -> tuple[str, ...]:
-    """Names that a request for `pipe` may have."""
+    """Names that a request for `pipe`, a pipeline or its class, may have."""
     return (*_parameters(pipe), *EXTRA_KEYS)
 
 
 def _parameters(pipe: Any) -> dict[str, inspect.Parameter]:
     """Arguments of the pipeline by name."""
     found: dict[str, inspect.Parameter] = {}
-    for cls in type(pipe).__mro__:
+    for cls in (pipe if isinstance(pipe, type) else type(pipe)).__mro__:
         if "__call__" not in vars(cls):
             continue
         parameters = inspect.signature(vars(cls)["__call__"]).parameters.values()

@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "attlas", "main"]
 COMMANDS = {
     "demo": ("attlas.schemas.cli.demo:demo", "Record, score and show two small trained models; start here."),
     "sites": ("attlas.recorder.commands:sites", "List what can be recorded in a pipeline."),
+    "plan": ("attlas.recorder.commands:plan", "Say how large a recording becomes, and write nothing."),
     "record": ("attlas.recorder.commands:record", "Run a pipeline and record its attention into a store."),
     "info": ("attlas.analysis.commands:info", "Say what a store holds."),
     "validate": ("attlas.schemas.cli.validate:validate", "List every problem of a store."),
