@@ -110,6 +110,9 @@ def sites(pipe: Any) -> SiteList:
     # A module that shows nothing stands where its neighbours do, or at the end.
     by_path = {path: number for (path, _), number in order.items()}
     found.sort(key=lambda site: by_path.get(site.path, len(order)))
+    # An IP-Adapter asks with the queries of its module, of which the empty copy shows the first call only.
+    grids = {path: shape.grid for (path, _), shape in shapes.items()}
+    found = [replace(site, grid=grids.get(site.path)) for site in found]
     listed = [_filled(site, shapes.get((site.path, site.order)), family) for site in found]
     return SiteList(listed, _title(pipe, denoiser, family, rehearsal))
 
