@@ -63,7 +63,8 @@ def background(trace: Trace, values: xr.DataArray) -> xr.DataArray:
     of_reference = values.attrs.get("kind") == "image" or values.attrs.get("segment") == "reference"
     if values.dims[-1] == "key_x" and of_reference:
         return trace.reference.sel(run=values["run"].values)
-    latent = next((int(values[name]) for name in ("query_frame", "key_frame") if name in values.coords), None)
+    chosen = [name for name in ("query_frame", "key_frame") if name in values.coords and name not in values.dims]
+    latent = int(values[chosen[0]]) if chosen else None
     frames = values.attrs.get("frames")
     if latent is None or frames is None or trace.store.frames is None:
         return trace.images.sel(run=values["run"].values)
