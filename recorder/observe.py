@@ -4,6 +4,7 @@ A torch function mode sees `scaled_dot_product_attention`; hooks tell which modu
 replaced: the kernel gets the tensors that it would have got, and its result goes where it would have gone.
 """
 
+import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -59,7 +60,9 @@ class Watch:
 
     Modules that are not of diffusers and make no kernel call are seen by their projections instead.
 
-    Leaving it, by any road, takes every hook away. A module that computed unseen raises `ObservationError`.
+    Leaving it, by any road, takes every hook away. A module that computed unseen raises `ObservationError`. What
+    computes outside a forward pass of the denoiser, such as the second time of checkpointed blocks in a backward pass,
+    does not count.
 
     Parameters
     ----------
@@ -95,9 +98,12 @@ class Watch:
         self._excess: list[tuple[str, Tensor]] = []
         self._exit = ExitStack()
         self._compiled = compiled
+        self._inside = False
+        self._thread = 0
         self._mode = _Mode(self._untraced(self._see))
 
     def __enter__(self) -> Self:
+        self._thread = threading.get_ident()
         around = {parent for path in self._paths for parent in _parents(path)}
         with ExitStack() as stack:
             for path, module in self._denoiser.named_modules():
@@ -110,6 +116,9 @@ class Watch:
                     self._hook(stack, module, self._enter_around, self._leave_around)
             self._hook(stack, self._denoiser, self._enter_denoiser, self._leave_denoiser)
             if self._compiled:
+                # Without guards on hooks, code that was traced for one module runs for another one like it, which has
+                # hooks of its own or none.
+                stack.enter_context(torch._dynamo.config.patch(skip_nnmodule_hook_guards=False))
                 # Traced code must find the mode where it was traced: around everything.
                 stack.enter_context(self._mode)
             self._exit = stack.pop_all()
@@ -124,6 +133,7 @@ class Watch:
         self._exit.close()
         self._grids.clear()
         self._excess.clear()
+        self._inside = False
 
     def _hook(
         self, stack: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]
@@ -141,11 +151,26 @@ class Watch:
         disable: Callable[[Callable[..., None]], Callable[..., None]] = torch.compiler.disable
         return disable(function)
 
-    def _enter_denoiser(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    @property
+    def _counts(self) -> bool:
+        """Whether what computes now belongs to the denoiser's forward pass."""
+        return self._inside and self._thread == threading.get_ident()
+
+    def _enter_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._thread != threading.get_ident():
+            raise ObservationError(
+                f"{type(module).__name__} was called in another thread than the one that records it: what is whose "
+                "cannot be told; call the recorder in the thread that runs the pipeline, and give each thread a "
+                "pipeline of its own"
+            )
+        self._inside = True
         if self._begin is not None:
             self._begin(args, kwargs)
 
     def _leave_denoiser(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if not self._counts:
+            return
+        self._inside = False
         excess, self._excess = self._excess, []
         # torch calls an always-called hook with None when the module raised.
         if output is None:
@@ -159,17 +184,21 @@ class Watch:
 
     def _enter_around(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Attention gets a list of tokens; a module around it may get them in rows and columns still."""
+        if not self._counts:
+            return
         grid = _picture_grid(args, kwargs)
         if grid is not None and getattr(module, "is_input_patches", False):
             grid = (grid[0] // int(module.patch_size), grid[1] // int(module.patch_size))  # type: ignore[arg-type]
         self._grids.append(grid or (self._grids[-1] if self._grids else None))
 
     def _leave_around(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
-        if self._grids:
+        if self._counts and self._grids:
             self._grids.pop()
 
     def _enter_attention(self, path: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._counts:
+                return
             grid = _picture_grid(args, kwargs) or (self._grids[-1] if self._grids else None)
             gathered = Gathered.begin(path, module, args, kwargs) if projects(module) else None
             self._frames.append(_Frame(path, grid, gathered))
@@ -181,7 +210,12 @@ class Watch:
 
     def _gathering(self, path: str) -> Callable[[], Gathered | None]:
         """Give what a layer of the module at `path` shows to that module's frame, where it computes now."""
-        return lambda: self._frames[-1].gathered if self._frames and self._frames[-1].path == path else None
+
+        def frame() -> Gathered | None:
+            here = self._counts and self._frames and self._frames[-1].path == path
+            return self._frames[-1].gathered if here else None
+
+        return frame
 
     def _close_frame(self) -> _Frame:
         frame = self._frames.pop()
@@ -189,7 +223,7 @@ class Watch:
         return frame
 
     def _leave_attention(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        frame = self._close_frame() if self._frames else None
+        frame = self._close_frame() if self._counts and self._frames else None
         if output is None or frame is None or frame.seen:
             return
         if frame.gathered is None:
@@ -200,7 +234,7 @@ class Watch:
         self._note(Sighting(frame.path, 0, frame.grid, shown.query, shown.key, None, shown.scale, shown.own))
 
     def _see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not self._frames:
+        if not self._counts or not self._frames:
             return
         frame = self._frames[-1]
         call = {**dict(zip(_PARAMETERS, args, strict=False)), **kwargs}

@@ -17,7 +17,8 @@ def call_bar(pipe: Any, requests: int, *, show: bool, what: str = "run") -> Iter
     """
     missing = object()
     before = getattr(pipe, "_progress_bar_config", missing)
-    pipe.set_progress_bar_config(**{**(before if isinstance(before, dict) else {}), "disable": True})
+    if hasattr(pipe, "set_progress_bar_config"):
+        pipe.set_progress_bar_config(**{**(before if isinstance(before, dict) else {}), "disable": True})
     bar = tqdm(total=None, unit="call", disable=not show or not requests, dynamic_ncols=True)
     done = 0
 
@@ -33,6 +34,6 @@ def call_bar(pipe: Any, requests: int, *, show: bool, what: str = "run") -> Iter
     finally:
         bar.close()
         if before is missing:
-            del pipe._progress_bar_config
+            vars(pipe).pop("_progress_bar_config", None)
         else:
             pipe._progress_bar_config = before

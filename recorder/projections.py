@@ -215,7 +215,8 @@ class Gathered:
         dtypes = {query.dtype, self.result[0].dtype}
         if torch.is_autocast_enabled(device):
             dtypes.add(torch.get_autocast_dtype(device))
-        precision = max(torch.finfo(dtype).eps for dtype in dtypes)
+        # The proof itself is in float32.
+        precision = max(torch.finfo(dtype).eps for dtype in {*dtypes, torch.float32})
         # Products of float32 may be computed with 10 bits of mantissa on a GPU.
         coarse = device == "cuda" and torch.get_float32_matmul_precision() != "highest"
         return max(precision, 2.0**-10) if coarse else precision

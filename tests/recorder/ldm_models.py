@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
+from diffusers.utils.torch_utils import randn_tensor
 from tiny_pipelines import text_encoder, tokenizer
 from torch import nn
 from torch.nn import functional as F
@@ -189,7 +190,7 @@ class LatentPipeline:
         """Pictures, (picture, row, column, channel) in [0, 1]."""
         shape = (pictures, 4, height // PIXELS, width // PIXELS)
         weight = next(self.unet.parameters())
-        latents = torch.randn(shape, generator=generator).to(weight.device, weight.dtype)
+        latents = randn_tensor(shape, generator=generator).to(weight.device, weight.dtype)
         self.scheduler.set_timesteps(steps)
         for number, timestep in enumerate(self.scheduler.timesteps):
             given = conditions(latents, timestep) if callable(conditions) else conditions

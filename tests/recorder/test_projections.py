@@ -1,0 +1,462 @@
+"""Attention written out by hand: what is seen of it, what is refused, and which kind it is."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from fidelity import assert_faithful
+from ldm_models import (
+    CrossAttention,
+    Denoiser,
+    ReferenceEncoder,
+    WarpPipeline,
+    example_pipe,
+    patch_pipe,
+    picture,
+    restore_pipe,
+    warp_pipe,
+)
+from matrix import handwritten
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from attlas.recorder import Capture, Family, Recorder, families, record, sites
+from attlas.recorder.observe import Watch
+from attlas.recorder.projections import looks_at_itself, projects
+from attlas.schemas.errors import CaptureError, ObservationError, UnknownNameError
+
+REQUEST = {"example_image": picture(), "num_inference_steps": 2, "seed": 0}
+IMAGE = Capture(kinds="image", layers="attentions.middle.*")
+assert handwritten.FAMILIES
+
+
+class InPlace(CrossAttention):
+    """Writes over Q and K: scales Q, then uses up both."""
+
+    def forward(self, x, context=None, mask=None):
+        context = x if context is None else context
+        query, key, value = self.to_q(x), self.to_k(context), self.fold(self.to_v(context))
+        query.mul_(self.scale)
+        attention = torch.bmm(self.fold(query), self.fold(key).mT).softmax(-1)
+        query.zero_(), key.fill_(7.0)
+        return self.to_out(self.unfold(attention @ value))
+
+
+class Unscaled(CrossAttention):
+    """Has no attribute `scale`."""
+
+    def __init__(self, *settings):
+        super().__init__(*settings)
+        del self.scale
+
+    def forward(self, x, context=None):
+        self.__dict__["scale"] = (self.to_q.out_features // self.heads) ** -0.5
+        out = super().forward(x, context)
+        del self.__dict__["scale"]
+        return out
+
+
+class Tempered(CrossAttention):
+    """A scale of its own, as a buffer."""
+
+    def __init__(self, *settings):
+        super().__init__(*settings)
+        del self.scale
+        self.register_buffer("scale", torch.tensor(0.9))
+
+
+class Online(CrossAttention):
+    """No softmax in sight: key by key with a running maximum, as memory-efficient kernels do."""
+
+    def forward(self, x, context=None):
+        context = x if context is None else context
+        query, key, value = (self.fold(part) for part in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        top = torch.full((*query.shape[:2], 1), -torch.inf)
+        total, out = torch.zeros_like(top), torch.zeros_like(query)
+        for place in range(key.shape[1]):
+            logit = self.scale * (query * key[:, place, None]).sum(-1, keepdim=True)
+            new = torch.maximum(top, logit)
+            shrink, weight = (top - new).exp(), (logit - new).exp()
+            total, out, top = total * shrink + weight, out * shrink + weight * value[:, place, None], new
+        return self.to_out(self.unfold(out / total))
+
+
+class Kernel(CrossAttention):
+    """Calls the kernel, with a mask where there is one."""
+
+    def forward(self, x, context=None, mask=None):
+        context = x if context is None else context
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+
+class Normed(CrossAttention):
+    """Turns Q into unit vectors after its projection."""
+
+    def fold(self, tensor):
+        return F.normalize(super().fold(tensor), dim=-1)
+
+
+class Linear(CrossAttention):
+    """Linear attention: no softmax of QK at all."""
+
+    def forward(self, x, context=None):
+        context = x if context is None else context
+        query, key, value = (self.fold(part) for part in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        return self.to_out(self.unfold(query.softmax(-1) @ (key.softmax(1).mT @ value)))
+
+
+class Twice(CrossAttention):
+    """Looks at the context twice in one pass."""
+
+    def forward(self, x, context=None):
+        out = super().forward(x, context)
+        return out + self.to_out(self.to_v(context)).mean(1, keepdim=True)
+
+
+class Fused(CrossAttention):
+    """Never calls its own projections."""
+
+    def forward(self, x, context=None):
+        return x
+
+
+class Gathering(CrossAttention):
+    """Adds a second attention to the first, as adapters do."""
+
+    def unfold(self, tensor):
+        return super().unfold(tensor) + 1.0
+
+
+class Hidden(CrossAttention):
+    """Masks keys that nobody gave a mask for."""
+
+    def forward(self, x, context=None):
+        mask = torch.ones(context.shape[:2], dtype=torch.bool)
+        mask[:, 2:] = False
+        return super().forward(x, context, mask=mask)
+
+
+class Around(nn.Module):
+    """Gives a module called attn2 a picture and a context."""
+
+    def __init__(self, kind, *settings, rounds=1):
+        super().__init__()
+        self.block = nn.Module()
+        self.block.attn2 = kind(8, 6, *settings)
+        self.rounds = rounds
+
+    def forward(self, x, context, **given):
+        for _ in range(self.rounds):
+            x = self.block.attn2(x, context, **given)
+        return x
+
+
+def watched(kind, path="block.attn2", rounds=1, dtype=torch.float32, around=contextlib.nullcontext, **given):
+    """What one pass over a module shows, with the module's own Q, K, V and output; sharp weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = Around(kind, rounds=rounds).eval().requires_grad_(False)
+        x, context = torch.randn(2, 12, 8), torch.randn(2, 5, 6)
+    for name in ("to_q", "to_k"):
+        getattr(model.block.attn2, name).weight.data.mul_(3)
+    model, x, context = model.to(dtype), x.to(dtype), context.to(dtype)
+    seen, out = [], []
+    with around():
+        plain = model(x, context, **given)
+        handle = model.block.attn2.to_out.register_forward_pre_hook(lambda _m, args: out.append(args[0].clone()))
+        with Watch(model, [path], seen.append):
+            recorded = model(x, context, **given)
+    handle.remove()
+    assert torch.equal(plain, recorded)
+    attn = model.block.attn2
+    # In the order of the module's own code, so that rounding is the same.
+    value = F.linear(context, attn.to_v.weight).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+    return seen, value, out
+
+
+def attention(sighting):
+    logits = sighting.scale * sighting.query.float() @ sighting.key.float().mT
+    if sighting.mask is not None:
+        logits = logits.masked_fill(~sighting.mask, -torch.inf)
+    return logits.softmax(-1)
+
+
+@pytest.mark.parametrize("kind", [CrossAttention, InPlace, Unscaled, Tempered, Online, Kernel])
+def test_the_softmax_seen_is_the_one_that_computed(kind):
+    (seen,), value, (out,) = watched(kind)
+    assert seen.query.shape == (2, 2, 12, 4)
+    assert seen.key.shape == (2, 2, 5, 4)
+    assert seen.order == 0
+    assert seen.own is False
+    got = (attention(seen) @ value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(got, out, atol=1e-5, rtol=1e-4)
+
+
+def test_a_kernel_call_is_seen_once_and_with_its_mask():
+    mask = torch.ones(2, 1, 12, 5, dtype=torch.bool)
+    mask[..., 3:] = False
+    (seen,), value, (out,) = watched(Kernel, mask=mask)
+    assert attention(seen)[..., 3:].max() == 0
+    torch.testing.assert_close((attention(seen) @ value).transpose(1, 2).flatten(2), out, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Normed, r"block\.attn2 computes its attention by hand, and it is not softmax\(scale Q K\^T\)"),
+        (Linear, r"block\.attn2 computes .* a norm, positions, a mask, a second attention or another scale"),
+        (Gathering, r"block\.attn2 computes .*scaled_dot_product_attention, whose calls are recorded as they are"),
+        (Hidden, r"block\.attn2 computes .* leave it out of Capture\(layers=\.\.\.\)"),
+        (Twice, r"block\.attn2 computed .* seen: .* once each \(but 1, 1 and 2 times\): let it call torch"),
+        (Fused, r"block\.attn2 computed its attention without being seen: .*\(but 0, 0 and 0 times\)"),
+    ],
+)
+def test_another_softmax_than_that_of_the_projections_is_an_error_that_says_so(kind, words):
+    with pytest.raises(ObservationError, match=words):
+        watched(kind)
+
+
+def test_a_mask_by_hand_is_an_error_with_the_fix():
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    words = r"block\.attn2 got a mask \(its argument 'mask'\).*: let it call .*scaled_dot_product_attention"
+    with pytest.raises(ObservationError, match=words):
+        watched(CrossAttention, mask=mask)
+    assert len(watched(CrossAttention, mask=None)[0]) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(dtype):
+    (seen,), _, _ = watched(CrossAttention, dtype=dtype)
+    assert seen.query.dtype == dtype
+
+
+def test_autocast_and_inference_mode():
+    (seen,), _, _ = watched(CrossAttention, around=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert seen.query.dtype == torch.bfloat16
+    (seen,), _, _ = watched(CrossAttention, around=torch.inference_mode)
+    assert seen.query.shape == (2, 2, 12, 4)
+
+
+def test_a_module_that_computes_twice_in_one_call_is_refused():
+    pipe = patch_pipe()
+    block = pipe.unet.attentions["middle"].transformer_blocks[0]
+    forward = block.compute
+    block.compute = lambda x, context: forward(forward(x, context), context)
+    words = r"attentions\.middle\.transformer_blocks\.0\.attn2 computed twice in denoiser call 0"
+    with Recorder(pipe, None, IMAGE) as rec, pytest.raises(ObservationError, match=words):
+        rec(**REQUEST)
+
+
+def test_checkpointed_blocks_count_once_though_they_compute_twice():
+    pipe = patch_pipe(checkpointed=True).unet.requires_grad_(True)
+    paths = [path for path, module in pipe.named_modules() if projects(module)]
+    seen = []
+    context = torch.randn(1, 13, 12, requires_grad=True)
+    with Watch(pipe, paths, lambda sighting: seen.append(sighting.path)):
+        pipe(torch.randn(1, 4, 6, 8), torch.tensor(5.0), context=context).sum().backward()
+    assert context.grad is not None
+    assert sorted(seen) == sorted(paths)
+
+
+class Again(torch.autograd.Function):
+    """Checkpointing as latent diffusion writes it: computes without gradients, and again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, function, x, context):
+        ctx.function, ctx.save = function, (x, context)
+        with torch.no_grad():
+            return function(x, context)
+
+    @staticmethod
+    def backward(ctx, grad):
+        given = [tensor.detach().requires_grad_() for tensor in ctx.save]
+        with torch.enable_grad():
+            out = ctx.function(*given)
+        return None, *torch.autograd.grad(out, given, grad)
+
+
+def test_checkpoints_of_a_function_of_its_own():
+    model, seen = Around(CrossAttention), []
+    x, context = torch.randn(1, 4, 8, requires_grad=True), torch.randn(1, 5, 6, requires_grad=True)
+    forward = model.block.attn2.__class__.__call__
+    model.forward = lambda x, context: Again.apply(lambda *given: forward(model.block.attn2, *given), x, context)
+    with Watch(model, ["block.attn2"], seen.append):
+        model(x, context).sum().backward()
+    assert len(seen) == 1
+    assert x.grad is not None
+    assert not seen[0].query.requires_grad
+    assert checkpoint is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "module", "own"),
+    [
+        ("a.attn1", CrossAttention(8), True),
+        ("a.attn2", CrossAttention(8), False),
+        ("a.self_attn", CrossAttention(8), True),
+        ("a.attn1", CrossAttention(8, 6), False),
+        ("a.attention", CrossAttention(8, 6), False),
+        ("a.attention", CrossAttention(8), None),
+    ],
+)
+def test_names_and_widths_tell_the_kind(path, module, own):
+    assert looks_at_itself(path, module) is own
+
+
+@contextlib.contextmanager
+def family(**settings):
+    """A family of the example pipeline, for a while."""
+    made = Family("mine", ("ExamplePipeline", "PatchPipeline"), "image", batch=("example_image",), **settings)
+    families.register_family(made)
+    try:
+        yield
+    finally:
+        families.FAMILIES.remove(made)
+
+
+def renamed(pipe, old, new):
+    """The pipeline with another name for an attention module of the middle block."""
+    block = pipe.unet.attentions["middle"].transformer_blocks[0]
+    module = block._modules.pop(old)
+    block.add_module(new, module)
+    block.__dict__[old] = module
+    return pipe
+
+
+def test_a_name_that_tells_nothing_is_refused_until_the_family_says_it():
+    pipe = renamed(patch_pipe(), "attn1", "look")
+    layers = Capture(kinds="self", layers="attentions.middle.*look")
+    with pytest.raises(CaptureError, match=r"look: its name does not tell .*kinds=\(\("), Recorder(pipe, None, layers):
+        pytest.fail("entered")
+    (site,) = [site for site in sites(pipe) if site.path.endswith("look")]
+    assert "does not tell" in site.reason
+    with family(kinds=(("*.look", "self"),)), Recorder(pipe, None, layers) as rec:
+        rec(**REQUEST)
+    assert list(rec.store.leaves) == ["self/3x4"]
+
+
+def test_a_name_that_says_what_is_not_so_is_an_error():
+    # As latent diffusion's option disable_self_attn does: attn1, too, looks at the context.
+    pipe = patch_pipe(context_dim=8, widths=(8, 8))
+    pipe.encoder = ReferenceEncoder(8).eval().requires_grad_(False)
+    pipe.components["encoder"] = pipe.encoder
+    block = pipe.unet.attentions["middle"].transformer_blocks[0]
+    forward = block.attn1.forward
+    context = []
+    block.register_forward_pre_hook(lambda _m, _a, given: context.append(given["context"]), with_kwargs=True)
+    block.attn1.forward = lambda x: forward(x, context.pop())
+    layers = Capture(kinds="self", layers="attentions.middle.*attn1")
+    words = r"attn1 is taken for 'self' attention, but its keys are made of a context; name it in .*kinds="
+    with Recorder(pipe, None, layers) as rec, pytest.raises(ObservationError, match=words):
+        rec(**REQUEST)
+    with family(kinds=(("*.middle.*attn1", "image"),)), Recorder(pipe, None, Capture(layers=layers.layers)) as rec:
+        rec(**REQUEST)
+    assert rec.store.leaves["image/3x4"].keys == 13
+
+
+def test_a_family_takes_known_kinds_only():
+    with pytest.raises(UnknownNameError, match="unknown kind of attention 'imge'"):
+        Family("mine", ("P",), "image", kinds=(("*", "self+imge"),))
+
+
+def test_every_module_is_a_site():
+    found = sites(restore_pipe())
+    heads = {(site.kind, site.heads) for site in found}
+    assert heads == {(kind, count) for kind in ("text", "image", "self") for count in (2, 4)}
+    assert sum(site.kind == "image" for site in found) == 4
+    assert sum(site.kind == "self" for site in found) == 8
+
+
+def test_class_token_and_features_side_by_side():
+    pipe = warp_pipe()
+    request = {"example_image": [picture(), picture(value=50)], "seed": [3, 4], "guidance_scale": 2.0}
+    with pytest.warns(UserWarning, match="softmax over keys is 1"):
+        store = assert_faithful(pipe, request, Capture(heads=[1]), branches=("cond", "uncond"), passes=True)
+    shapes = {(leaf.query_grid, leaf.keys): leaf.keys_vary for leaf in store.leaves.values()}
+    assert shapes == {((6, 8), 1): True, ((3, 4), 1): True, ((6, 8), 48): True, ((3, 4), 12): True}
+
+
+def test_keys_that_change_where_the_family_says_they_do_not(recwarn):
+    class Still(WarpPipeline):
+        pass
+
+    pipe = warp_pipe()
+    pipe.__class__ = Still
+    still = Family("still", ("Still",), "image", batch=("example_image",), kinds=(("warp_blocks.*attn2", "image"),))
+    families.register_family(still)
+    layers = Capture(kinds="image", layers="warp_blocks.*", encoding="factors")
+    try:
+        with Recorder(pipe, None, layers) as rec, pytest.raises(ObservationError, match="the keys of warp_blocks"):
+            rec(**REQUEST)
+    finally:
+        families.FAMILIES.remove(still)
+
+
+def test_record_takes_a_pipeline_that_is_no_more_than_a_call(tmp_path):
+    requests = [REQUEST, {**REQUEST, "seed": 1}]
+    with pytest.warns(UserWarning, match="softmax over keys is 1"):
+        store = record(example_pipe(), tmp_path / "s.zarr", requests, IMAGE, progress=True)
+    assert store.complete.all()
+
+
+def test_selections_hold_for_handwritten_modules():
+    pipe = restore_pipe()
+    request = {"prompt": ["a red cat", "a dog"], "image": picture(), "seed": 5, "num_inference_steps": 3}
+    capture = Capture(kinds=("image", "text"), layers="*.middle.*", heads=[0, 3], steps=[0, 2], branches="cond")
+    store = assert_faithful(pipe, request, capture, branches=("uncond", "cond"))
+    assert set(store.leaves) == {"image/3x4", "text/3x4"}
+    assert store.leaves["image/3x4"].head_labels == (0, 3)
+    np.testing.assert_array_equal(store.group["t"][...], [0, 2])
+
+
+def test_weights_in_half_precision():
+    pipe = patch_pipe()
+    pipe.unet.to(torch.bfloat16)
+    assert_faithful(pipe, REQUEST, IMAGE, branches=("uncond", "cond"))
+
+
+@pytest.mark.slow
+def test_a_compiled_denoiser_by_hand():
+    pipe = patch_pipe()
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    pipe.components["unet"] = pipe.unet
+    with Recorder(pipe, None, IMAGE) as rec:
+        rec(**REQUEST)
+    compiled = rec.store.group["image/3x4/g2r"][0]
+    with Recorder(patch_pipe(), None, IMAGE) as rec:
+        rec(**REQUEST)
+    np.testing.assert_allclose(compiled, rec.store.group["image/3x4/g2r"][0], atol=1e-6)
+
+
+def test_adapters_may_wrap_the_projections():
+    class Wrapped(nn.Module):
+        """A linear layer and a difference of low rank, as adapters wrap it."""
+
+        def __init__(self, base):
+            super().__init__()
+            self.base_layer = base
+            self.down, self.up = nn.Linear(base.in_features, 1, bias=False), nn.Linear(1, base.out_features, bias=False)
+
+        def forward(self, x):
+            return self.base_layer(x) + self.up(self.down(x))
+
+    pipe = patch_pipe()
+    attn = pipe.unet.attentions["middle"].transformer_blocks[0].attn2
+    attn.to_q, attn.to_k = Wrapped(attn.to_q), Wrapped(attn.to_k)
+    assert_faithful(pipe, REQUEST, IMAGE, branches=("uncond", "cond"))
+
+
+def test_modules_of_diffusers_are_none_of_these():
+    from diffusers.models.attention_processor import Attention
+
+    assert not projects(Attention(query_dim=8, heads=2, dim_head=4))
+    assert not any(projects(module) for module in (nn.Linear(2, 2), nn.MultiheadAttention(8, 2)))
+    assert projects(CrossAttention(8))
+    assert any(projects(module) for module in Denoiser().modules())
