@@ -17,6 +17,9 @@ __all__ = ["Chosen", "View", "arrange_keys", "kept_parts", "key_bias", "text_pla
 Chosen = str | Sequence[tuple[int, ...]]
 """Which text keys are kept: ``all``; ``prompt``, the text only; or the tokens of some words, for each picture."""
 
+GONE = 1000.0
+"""A key whose logit lies this far below another's gets no weight in any precision."""
+
 ROOM = 64
 """Places for the tokens of a text whose length differs from prompt to prompt come in multiples of this."""
 
@@ -124,7 +127,7 @@ def _grid(site: Site, grid: tuple[int, ...] | None, queries: int) -> tuple[int, 
 def key_bias(mask: Tensor) -> Tensor | None:
     """Read what a mask adds to the logits of each key, (row, head or 1, key), where that is the same for every query.
 
-    Boolean masks become 0 and -inf; so does whatever lies below the range of float16.
+    Boolean masks become 0 and -inf; so does what leaves a key no weight beside the others, such as -10000.
     """
     mask = mask[(None,) * (4 - mask.ndim)]
     first = mask[..., :1, :]
@@ -133,7 +136,7 @@ def key_bias(mask: Tensor) -> Tensor | None:
     if mask.dtype == torch.bool:
         first = torch.zeros(first.shape, device=mask.device).masked_fill(~first, -math.inf)
     bias = first[..., 0, :].float()
-    return bias.masked_fill(bias < torch.finfo(torch.float16).min, -math.inf)
+    return bias.masked_fill(bias < bias.amax(dim=-1, keepdim=True) - GONE, -math.inf)
 
 
 def arrange_keys(key: Tensor, view: View, chosen: Chosen) -> tuple[Tensor, Tensor | None]:

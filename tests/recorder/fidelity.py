@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from functools import partial
 
 import numpy as np
@@ -41,6 +42,7 @@ class Kernels(TorchFunctionMode):
     """Every kernel call of a denoiser: ``calls[denoiser call][module path]`` lists them in order."""
 
     denoiser: torch.nn.Module
+    relay: torch.nn.Module | None = None
     calls: list[dict[str, list[Kernel]]] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
     handles: list = field(default_factory=list)
@@ -49,8 +51,9 @@ class Kernels(TorchFunctionMode):
         super().__init__()
 
     def __enter__(self):
-        self.handles = [self.denoiser.register_forward_pre_hook(lambda *_: self.calls.append({}))]
-        for path, module in self.denoiser.named_modules():
+        models = [model for model in (self.denoiser, self.relay) if model is not None]
+        self.handles = [model.register_forward_pre_hook(lambda *_: self.calls.append({})) for model in models]
+        for path, module in chain(*(model.named_modules() for model in models)):
             by_hand = is_by_hand(module)
             if by_hand:
                 self.handles.append(module.register_forward_pre_hook(partial(self._begin_by_hand, path)))
@@ -93,7 +96,9 @@ class Kernels(TorchFunctionMode):
             attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
         if attn_mask is not None:
             mask = attn_mask.detach().expand(rows, heads, query.shape[-2], key.shape[-2]).numpy()
-            mask = np.where(mask, 0.0, -np.inf) if mask.dtype == bool else mask.astype("f8")
+            # What -10000 adds leaves a key nothing, as -inf does.
+            keeps = mask if mask.dtype == bool else mask > -1000
+            mask = np.where(keeps, 0.0 if mask.dtype == bool else mask.astype("f8"), -np.inf)
         scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
         seen = Kernel(array(query), array(key), array(value), mask, scale, array(output))
         self.calls[-1].setdefault(self.open[-1], []).append(seen)
@@ -142,6 +147,7 @@ def assert_faithful(
     branches: Sequence[str],
     passes: bool = False,
     denoiser: str = "unet",
+    relay: str | None = None,
     queries: Callable[[str], slice] | slice | None = None,
     keys: Callable[[str, int], Sequence[int]] | None = None,
 ) -> Store:
@@ -153,6 +159,8 @@ def assert_faithful(
         Arguments of the pipeline and ``seed``, or a function of the pipeline that gives them.
     branches
         All guidance branches of the run, in order of their rows in a batch; or, with `passes`, of their passes.
+    denoiser, relay
+        Attributes of the pipeline with its denoiser, and with one that takes over in some of the calls.
     queries
         Where the generated picture is among the queries of a kernel call, or that by module path; None: everywhere.
     keys
@@ -161,7 +169,7 @@ def assert_faithful(
     request = request(pipe) if callable(request) else request
     model = getattr(pipe, denoiser)
     before = {name: id(processor) for name, processor in processors(model).items()}
-    with Kernels(model) as kernels:
+    with Kernels(model, None if relay is None else getattr(pipe, relay)) as kernels:
         watched = generated(pipe, request)
     with Recorder(pipe, None, capture) as rec:
         recorded = rec(**{"seed": 0, **SHORT, **request})[0]

@@ -30,7 +30,9 @@ def _pixart(kind, vae, **changes):
         patch_size=2,
         **changes,
     )
-    return finished(kind(scheduler=DPMSolverMultistepScheduler(), transformer=sharp(denoiser), vae=vae, **t5_parts(64)))
+    return finished(
+        kind(scheduler=DPMSolverMultistepScheduler(), transformer=sharp(denoiser, 1.5), vae=vae, **t5_parts(64))
+    )
 
 
 def pixart_alpha():

@@ -1,5 +1,7 @@
 """Tiny pipelines whose text and picture share one softmax."""
 
+import warnings
+
 from diffusers import (
     ChromaPipeline,
     ChromaTransformer2DModel,
@@ -66,6 +68,10 @@ def sd3(**changes):
     )
 
 
+def sd35():
+    return sd3(dual_attention_layers=(0,), qk_norm="rms_norm")
+
+
 def _flux(kind, channels=16, **changes):
     denoiser = FluxTransformer2DModel(
         patch_size=1,
@@ -109,19 +115,22 @@ def flux_fill():
 
 
 def chroma():
-    denoiser = ChromaTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=WIDTH,
-        axes_dims_rope=[4, 4, 8],
-        approximator_num_channels=16,
-        approximator_hidden_dim=32,
-        approximator_layers=1,
-    )
+    with warnings.catch_warnings():
+        # Of diffusers, about a place of its own.
+        warnings.simplefilter("ignore", FutureWarning)
+        denoiser = ChromaTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=[4, 4, 8],
+            approximator_num_channels=16,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        )
     return finished(
         ChromaPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(),

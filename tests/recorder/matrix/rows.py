@@ -39,7 +39,7 @@ class Row:
         Sampler step of each call; by default one call a step.
     inert
         Whether the recorder warns that one key has a softmax of 1.
-    denoiser, passes, queries, keys
+    denoiser, relay, passes, queries, keys
         As `fidelity.assert_faithful` takes them.
     notes
         What the table says of it, besides.
@@ -61,6 +61,7 @@ class Row:
     steps: tuple[int, ...] | None = None
     inert: bool = False
     denoiser: str = "unet"
+    relay: str | None = None
     passes: bool = False
     queries: Callable[[str], slice] | slice | None = None
     keys: Callable[[str, int], Sequence[int]] | None = None

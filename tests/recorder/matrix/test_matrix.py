@@ -37,6 +37,7 @@ def test_a_recording_is_faithful(row: Row):
             branches=row.branches,
             passes=row.passes,
             denoiser=row.denoiser,
+            relay=row.relay,
             queries=row.queries,
             keys=row.keys,
         )

@@ -46,7 +46,7 @@ def wan(**changes):
 
 
 def wan_experts():
-    """Wan 2.2: a second transformer for the calls below half the timesteps."""
+    """Wan 2.2: a second transformer for the calls at low noise."""
     return wan(transformer_2=_wan_transformer(), boundary_ratio=0.9)
 
 
@@ -84,8 +84,8 @@ def cogvideox(**changes):
         time_embed_dim=16,
         text_embed_dim=WIDTH,
         num_layers=2,
-        sample_width=8,
-        sample_height=8,
+        sample_width=16,
+        sample_height=16,
         sample_frames=9,
         max_text_seq_length=16,
         use_rotary_positional_embeddings=True,
@@ -102,6 +102,10 @@ def cogvideox(**changes):
     return finished(
         CogVideoXPipeline(transformer=sharp(denoiser), vae=vae, scheduler=CogVideoXDDIMScheduler(), **t5_parts())
     )
+
+
+def cogvideox_15():
+    return cogvideox(patch_size_t=2)
 
 
 def ltx():
