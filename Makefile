@@ -36,7 +36,7 @@ lint: install
 	$(BIN)/mypy -p attlas.schemas -p attlas.recorder -p attlas.analysis -p attlas.dashboards
 
 test: lint browser
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist=loadgroup
 
 # The browser tests drive Debian's chromium.
 browser:

@@ -74,7 +74,7 @@ ROOT_VARIABLES = _table(
     Variable("t", ("t",), "i4", "", "denoiser call, in order, from 0", "index"),
     Variable("branch", ("branch",), "str", "", "classifier-free guidance branch", "index"),
     Variable("step", ("run", "t"), "i4", "", "sampler step that the call belongs to, from 0 (noisiest)", "coord"),
-    Variable("timestep", ("run", "t"), "f4", "", "timestep value given to the denoiser", "coord"),
+    Variable("timestep", ("run", "t"), "f4", "", "the scheduler's timestep of the call", "coord"),
     Variable("sigma", ("run", "t"), "f4", "", "noise level over signal level; inf at zero signal", "coord"),
     Variable("complete", ("run",), "bool", "", "set last, after all of the run's data is stored"),
     Variable("seed", ("run",), "i8", "", "seed of the run's generator; -1 where the user gave a generator"),
