@@ -38,13 +38,19 @@ _STABLE = tuple(
 FAMILIES: list[Family] = [
     Family(
         "stable diffusion",
-        (*_STABLE, "StableDiffusionUpscalePipeline", "StableDiffusionDepth2ImgPipeline"),
+        (
+            *_STABLE,
+            "StableDiffusionUpscalePipeline",
+            "StableDiffusionDepth2ImgPipeline",
+            "StableDiffusionAdapterPipeline",
+            "StableDiffusionXLAdapterPipeline",
+        ),
         "text",
         reference="ip_adapter_image",
     ),
     Family(
         "instruct-pix2pix",
-        ("StableDiffusionInstructPix2PixPipeline",),
+        ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
         "text",
         branches=(("cond",), ("cond", "image_uncond", "uncond")),
     ),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attlas.recorder.adapters import adapters_of
 from attlas.recorder.clock import Clock
 from attlas.recorder.copies import copy_out
 from attlas.recorder.geometry import SiteShape, head_labels
@@ -210,7 +211,11 @@ class Take:
 
     def _check_known(self, sighting: Sighting) -> None:
         known = self._subject.orders[sighting.path]
-        if sighting.order >= known:
+        if sighting.order < known:
+            return
+        adapted = bool(adapters_of(sighting.path, self._subject.denoiser.get_submodule(sighting.path)))
+        # IP-Adapters come after the text, and nobody who names the text alone minds how many calls they make.
+        if not (adapted and self._capture.kinds is not None and "image" not in self._capture.kinds):
             raise ObservationError(
                 f"{sighting.path} made {sighting.order + 1} attention calls in one pass; {known} is known of it, "
                 "so that what the others look at cannot be told; leave it out of Capture(layers=...)"

@@ -67,6 +67,21 @@ def ip_adapter(*adapters):
     return finished(pipe)
 
 
+def in_one_block():
+    """An IP-Adapter that acts in the middle only, as for the style of a picture alone."""
+    pipe = ip_adapter(base)
+    pipe.set_ip_adapter_scale({"mid": 1.0})
+    return pipe
+
+
+def masks(pictures, rows, columns):
+    """Masks of an adapter's pictures: the left for the first, the right for the second."""
+    halves = torch.zeros(1, 2, rows, columns)
+    halves[:, 0, :, : columns // 2] = 1
+    halves[:, 1, :, columns // 2 :] = 1
+    return {"ip_adapter_masks": [halves[:, :pictures]]}
+
+
 def paint_by_example():
     return finished(
         PaintByExamplePipeline(

@@ -8,6 +8,8 @@ from matrix.reference_parts import BASE_TOKENS, PLUS_TOKENS, base, plus
 from matrix.rows import Row
 from matrix.unets import CAT, PROMPT, SQUARE, grids
 
+from attlas.schemas.errors import ObservationError
+
 SIZE = {"height": 16, "width": 16}
 
 
@@ -61,6 +63,57 @@ ROWS = [
         {"kinds": "image"},
         leaves={f"image/{size}": "4 reference 0, 4 reference 1" for size in ("8x8", "4x4")},
         notes="`key_picture` says which picture a token is of; with several pictures none of them is stored",
+    ),
+    Row(
+        "IP-Adapter in one block",
+        "StableDiffusionPipeline",
+        reference_parts.in_one_block,
+        {"prompt": PROMPT, "ip_adapter_image": photo(24, 16), **SIZE},
+        leaves=grids(["text"], *SQUARE) | {"image/4x4": "4 reference"},
+        words=CAT,
+        notes="layers whose scale is 0 compute nothing, and are left out",
+    ),
+    Row(
+        "IP-Adapter, masked",
+        "StableDiffusionPipeline",
+        partial(reference_parts.ip_adapter, base),
+        {
+            "prompt": PROMPT,
+            "ip_adapter_image": photo(24, 16),
+            "cross_attention_kwargs": reference_parts.masks(1, 16, 16),
+            **SIZE,
+        },
+        leaves=adapted(BASE_TOKENS),
+        words=CAT,
+        notes="its mask acts on what comes out of the attention, not on the attention",
+    ),
+    Row(
+        "IP-Adapter, several masked pictures: text",
+        "StableDiffusionPipeline",
+        partial(reference_parts.ip_adapter, base),
+        {
+            "prompt": PROMPT,
+            "ip_adapter_image": [[photo(24, 16), photo(16, 16, 1)]],
+            "cross_attention_kwargs": reference_parts.masks(2, 16, 16),
+            **SIZE,
+        },
+        {"kinds": "text"},
+        leaves=grids(["text"], *SQUARE),
+        words=CAT,
+        notes='`Capture(kinds="text")`',
+    ),
+    Row(
+        "IP-Adapter, several masked pictures",
+        "StableDiffusionPipeline",
+        partial(reference_parts.ip_adapter, base),
+        {
+            "prompt": PROMPT,
+            "ip_adapter_image": [[photo(24, 16), photo(16, 16, 1)]],
+            "cross_attention_kwargs": reference_parts.masks(2, 16, 16),
+            **SIZE,
+        },
+        reason='a kernel call for each picture, and how many is not known before the run; `kinds="text"` can be recorded',
+        error=(ObservationError, "made 3 attention calls in one pass; 2 is known of it"),
     ),
     Row(
         "IP-Adapter, embeddings given",

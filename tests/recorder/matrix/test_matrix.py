@@ -14,6 +14,8 @@ pytestmark = [
     # Of torch and diffusers, about numpy's next version.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+    # T2I-Adapter's pipeline calls it.
+    pytest.mark.filterwarnings("ignore:The decode_latents method:FutureWarning"),
 ]
 
 ROWS = rows()

@@ -2,20 +2,32 @@
 
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKLTemporalDecoder,
     ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
+    KandinskyV22Pipeline,
+    LatentConsistencyModelPipeline,
     LCMScheduler,
+    MotionAdapter,
+    StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionDepth2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     StableDiffusionUpscalePipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     StableDiffusionXLPipeline,
+    StableVideoDiffusionPipeline,
+    T2IAdapter,
+    UNetSpatioTemporalConditionModel,
+    VQModel,
 )
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from matrix.pieces import finished, projected_clip, sharp
@@ -74,6 +86,21 @@ def sd2():
     )
     made |= {"tokenizer": words, "text_encoder": seeded(text_encoder, words)}
     return finished(StableDiffusionPipeline(**made, **PLAIN))
+
+
+def latent_consistency():
+    """A pipeline of its own class, outside the table of families."""
+    made = parts(time_cond_proj_dim=8, scheduler=LCMScheduler(steps_offset=1))
+    return finished(LatentConsistencyModelPipeline(**made, **PLAIN))
+
+
+def t2i_adapter():
+    adapter = seeded(T2IAdapter, channels=[8, 16], num_res_blocks=1, downscale_factor=2)
+    return finished(StableDiffusionAdapterPipeline(**parts(), adapter=adapter, **PLAIN))
+
+
+def perturbed():
+    return finished(StableDiffusionPAGPipeline(**parts(), **PLAIN, pag_applied_layers="mid"))
 
 
 def lcm():
@@ -163,3 +190,51 @@ def sdxl():
 
 def sdxl_img2img():
     return finished(StableDiffusionXLImg2ImgPipeline(**sdxl_parts(), add_watermarker=False))
+
+
+def sdxl_pix2pix():
+    made = sdxl_parts()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        made["unet"].conv_in = torch.nn.Conv2d(8, 8, 3, padding=1)
+    made["unet"].register_to_config(in_channels=8)
+    return finished(StableDiffusionXLInstructPix2PixPipeline(**made, add_watermarker=False))
+
+
+def animate_diff():
+    made = parts()
+    motion = MotionAdapter(
+        block_out_channels=(8, 16),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
+    )
+    return finished(AnimateDiffPipeline(**made, motion_adapter=motion))
+
+
+def video_diffusion():
+    """Stable Video Diffusion's U-Net, without the parts that a refusal does not need."""
+    model = UNetSpatioTemporalConditionModel(
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 2,
+        up_block_types=("CrossAttnUpBlockSpatioTemporal",) * 2,
+        layers_per_block=1,
+        cross_attention_dim=8,
+        num_attention_heads=2,
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24,
+    )
+    return finished(
+        StableVideoDiffusionPipeline(
+            vae=AutoencoderKLTemporalDecoder(block_out_channels=(32,)),
+            image_encoder=None,
+            unet=model,
+            scheduler=EulerDiscreteScheduler(),
+            feature_extractor=None,
+        )
+    )
+
+
+def kandinsky():
+    movq = VQModel(block_out_channels=(32,), norm_type="spatial", norm_num_groups=4)
+    return finished(KandinskyV22Pipeline(unet=denoiser(), scheduler=ddim(), movq=movq))

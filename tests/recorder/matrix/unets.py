@@ -6,6 +6,8 @@ from matrix import unet_parts
 from matrix.pieces import photo
 from matrix.rows import Row
 
+from attlas.schemas.errors import CaptureError
+
 PROMPT = "a red cat"
 TEXT = "1 bos, 3 word, 1 eos, 7 pad"
 CAT = {"red": (2,), "cat": (3,)}
@@ -92,6 +94,17 @@ ROWS = [
         notes="guidance is in the time embedding: one branch",
     ),
     Row(
+        "Latent Consistency Models, own pipeline",
+        "LatentConsistencyModelPipeline",
+        unet_parts.latent_consistency,
+        {"prompt": PROMPT, "height": 16, "width": 16},
+        {"kinds": BOTH},
+        branches=("cond",),
+        leaves=grids(BOTH, *SQUARE),
+        words=CAT,
+        notes="a U-Net pipeline that is in no family: recorded where a picture is one row",
+    ),
+    Row(
         "Stable Diffusion, image to image",
         "StableDiffusionImg2ImgPipeline",
         unet_parts.img2img,
@@ -121,6 +134,16 @@ ROWS = [
         leaves=grids(BOTH, (8, 16), (4, 8)),
         words=CAT,
         notes="attention of the U-Net; the ControlNet's own is not recorded",
+    ),
+    Row(
+        "T2I-Adapter",
+        "StableDiffusionAdapterPipeline",
+        unet_parts.t2i_adapter,
+        {"prompt": PROMPT, "image": photo(16, 16), "height": 16, "width": 16},
+        {"kinds": BOTH},
+        leaves=grids(BOTH, *SQUARE),
+        words=CAT,
+        notes="the adapter has no attention",
     ),
     Row(
         "InstructPix2Pix",
@@ -183,5 +206,47 @@ ROWS = [
         leaves=grids(BOTH, *SQUARE),
         words=CAT,
         notes="as the refiner runs",
+    ),
+    Row(
+        "SDXL InstructPix2Pix",
+        "StableDiffusionXLInstructPix2PixPipeline",
+        unet_parts.sdxl_pix2pix,
+        {"prompt": PROMPT, "image": photo(32, 32), "height": 32, "width": 32},
+        {"kinds": BOTH},
+        branches=("cond", "image_uncond", "uncond"),
+        leaves=grids(BOTH, *SQUARE),
+        words=CAT,
+        notes="three branches",
+    ),
+    Row(
+        "Perturbed-attention guidance",
+        "StableDiffusionPAGPipeline",
+        unet_parts.perturbed,
+        {"prompt": PROMPT, "height": 16, "width": 16},
+        reason="two scales decide how many rows a picture has and in what order; no family names them",
+        error=(CaptureError, "got 3 rows for one picture.*the order of its guidance branches is not known"),
+    ),
+    Row(
+        "AnimateDiff",
+        "AnimateDiffPipeline",
+        unet_parts.animate_diff,
+        {"prompt": PROMPT},
+        reason="frames are rows of the batch, and in its motion modules pixels are: rows cannot be told apart",
+        error=(CaptureError, "AnimateDiffPipeline is of no known pipeline family"),
+    ),
+    Row(
+        "Stable Video Diffusion",
+        "StableVideoDiffusionPipeline",
+        unet_parts.video_diffusion,
+        {"image": photo(16, 16)},
+        reason="frames are rows of the batch, and each looks at one key, whose softmax is 1",
+        error=(CaptureError, "StableVideoDiffusionPipeline is of no known pipeline family"),
+    ),
+    Row(
+        "Kandinsky 2.2",
+        "KandinskyV22Pipeline",
+        unet_parts.kandinsky,
+        reason="it has no prompt: image embeddings and the picture share one softmax, in an order that no family names",
+        error=(CaptureError, "KandinskyV22Pipeline is of no known pipeline family"),
     ),
 ]
