@@ -57,7 +57,7 @@ def map_(store: str, name: str, **given: Any) -> None:
     attlas map dress.zarr --map sram --patch 12,7 --layers 32x32 --out sram.png
     """
     from attlas.analysis import open_trace
-    from attlas.analysis.pictures import save_map
+    from attlas.analysis.pictures import one_frame, save_map
 
     trace = open_trace(store)
     if not trace.run_ids:
@@ -66,7 +66,7 @@ def map_(store: str, name: str, **given: Any) -> None:
         trace = trace.sel(given["runs"] or trace.run_ids[:1])
     if given["frame"] is not None and not any(len(leaf.query_grid) == 3 for leaf in trace.leaves.values()):
         raise InvalidValueError(f"--frame {given['frame']}: {store} holds pictures, which have no frames")
-    values = _one_frame(_compute(trace, name, given), given["frame"]).compute()
+    values = one_frame(_compute(trace, name, given), given["frame"]).compute()
     if given["out"]:
         save_map(trace, values, given["out"], tau=given["tau"], rule=given["rule"])
     if given["as_json"]:
@@ -201,17 +201,6 @@ def _patch(trace: "Trace", name: str, given: dict[str, Any]) -> tuple[int, ...]:
         return numbers
     frame = max(frames) // 2 if given["frame"] is None else given["frame"]
     return (frame, *numbers) if len(numbers) == 2 else (frame, *numbers[:2], frame + 1, *numbers[2:])
-
-
-def _one_frame(values: "xr.DataArray", frame: int | None) -> "xr.DataArray":
-    """Take maps of one frame of a video, by default the middle one; other maps stay as they are."""
-    for dim in ("query_frame", "key_frame"):
-        if dim in values.dims:
-            count = values.sizes[dim]
-            if frame is not None and not 0 <= frame < count:
-                raise InvalidValueError(f"--frame {frame}; 0 to {count - 1} is accepted")
-            return values.isel({dim: count // 2 if frame is None else frame})
-    return values
 
 
 def _heads(text: str) -> list[Any]:

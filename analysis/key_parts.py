@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -71,13 +72,13 @@ class KeyPart:
         if leaf.kind == "text":
             return np.empty(0, np.int64)
         places = np.flatnonzero(self._chosen(leaf) & (np.asarray(leaf.key_y) >= 0))
-        segments = dict.fromkeys(leaf.key_segments[place] for place in places)
+        segments = leaf.key_parts if self.segment is None else ()
         if len(segments) > 1:
             raise InvalidValueError(
                 f"the patch keys of {leaf.kind}/{leaf.grid} are of several parts, {_named(segments)}; "
-                f"choose one by keys= or segment="
+                "choose one by keys= or segment="
             )
-        pictures = sorted({leaf.key_picture[place] for place in places})
+        pictures = np.unique(np.asarray(leaf.key_picture)[places]).tolist()
         if len(pictures) > 1:
             raise InvalidValueError(
                 f"the reference keys of {leaf.kind}/{leaf.grid} are of several pictures, {_named(pictures)}; "
@@ -106,7 +107,7 @@ def part_of(leaves: Iterable[Leaf], keys: Any, segment: str | None, picture: int
         If `keys` and `segment` are two different segments.
     """
     leaves = list(leaves)
-    known = dict.fromkeys(own for leaf in leaves for own in leaf.key_segments)
+    known = dict.fromkeys(chain.from_iterable(leaf.key_segments for leaf in leaves))
     if segment is not None and segment not in known:
         raise unknown_name("segment", segment, known, where=f"kind {leaves[0].kind!r}")
     if isinstance(keys, str) and known:

@@ -12,7 +12,7 @@ from attlas.analysis.overlay import overlay
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["SUFFIXES", "background", "mosaic", "save_map"]
+__all__ = ["SUFFIXES", "background", "mosaic", "one_frame", "save_map"]
 
 SUFFIXES = (".png", ".nc")
 GAP = 2
@@ -71,6 +71,23 @@ def background(trace: Trace, values: xr.DataArray) -> xr.DataArray:
     # The first and the last latent frame lie at the ends of the video, whatever the autoencoder's stride.
     shown = round(latent * (trace.store.frames - 1) / max(1, int(frames) - 1))
     return trace.videos.isel(video_frame=shown).sel(run=values["run"].values)
+
+
+def one_frame(values: xr.DataArray, frame: int | None = None) -> xr.DataArray:
+    """Take maps of one latent frame of a video, by default of the middle one; other maps stay as they are.
+
+    Raises
+    ------
+    InvalidValueError
+        If there is no such frame.
+    """
+    for dim in ("query_frame", "key_frame"):
+        if dim in values.dims:
+            count = values.sizes[dim]
+            if frame is not None and not 0 <= frame < count:
+                raise InvalidValueError(f"frame {frame} of {count}; 0 to {count - 1} is accepted")
+            return values.isel({dim: count // 2 if frame is None else frame})
+    return values
 
 
 def mosaic(painted: xr.DataArray) -> NDArray[np.uint8]:

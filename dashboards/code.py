@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis import Trace, maps
-from attlas.analysis.words import word_tokens
+from attlas.analysis.words import text_kind, word_keys
+from attlas.dashboards.landing import landing, middle
 from attlas.dashboards.state import BenchState, Question
 
 __all__ = ["ALL_GRIDS", "Call", "call", "python"]
@@ -32,8 +33,9 @@ class Call:
     setup: tuple[str, ...] = ()
 
     def lazy(self, trace: Trace) -> xr.DataArray:
-        """Return the map of the trace's only run, not computed yet."""
-        return self.function(trace, **self.arguments).isel(run=0)
+        """Return the map of the trace's only run, in a video of its middle frame, not computed yet."""
+        made = self.function(trace, **self.arguments)
+        return made.isel(middle(made))
 
 
 def call(question: Question, patch_grid: Grid, trace: Trace, keep: tuple[str, ...] = ()) -> Call:
@@ -59,29 +61,38 @@ def call(question: Question, patch_grid: Grid, trace: Trace, keep: tuple[str, ..
         common["layers"] = question.grid
     if question.word is not None:
         return _word_call(question, trace, common)
-    return _patch_call(question, patch_grid, {**common, "kind": question.kind, "reduce": "mean"})
+    part = landing(trace, question.kind)
+    own = {**common, "kind": question.kind, "reduce": "mean", **part.arguments}
+    asked_frame = None if question.mode == "reference" and part.on_reference else part.frame
+    return _patch_call(question, patch_grid, own, asked_frame, part.frames)
 
 
 def _word_call(question: Question, trace: Trace, common: dict[str, Any]) -> Call:
     word = str(question.word)
     if question.direction == "g2r":
         return Call(maps.daam, {"word": word, **common}, f"maps.daam(trace, {word!r}{_shown(common)})")
-    tokens = word_tokens(trace, word, branch=question.branch)
-    own = {"kind": "text", "onto": "query", "reduce": "mean", **common}
+    tokens = word_keys(trace, word, branch=question.branch)
+    own = {"kind": text_kind(trace), "onto": "query", "reduce": "mean", **common}
     return Call(
         maps.aggregate,
         {"direction": question.direction, "keys": tokens, **own},
         f"maps.aggregate(trace, {question.direction!r}, keys=tokens{_shown(own)})",
         (
-            "from attlas.analysis.words import word_tokens",
+            "from attlas.analysis.words import word_keys",
             "",
-            f"tokens = word_tokens(trace, {word!r}, branch={question.branch!r})",
+            f"tokens = word_keys(trace, {word!r}, branch={question.branch!r})",
         ),
     )
 
 
-def _patch_call(question: Question, grid: Grid, own: dict[str, Any]) -> Call:
-    patch = question.patch or (0, 0)
+def _patch_call(
+    question: Question, patch_grid: Grid, own: dict[str, Any], frame: int | None, frames: int | None
+) -> Call:
+    """Call for a patch; `frame` is that on which it lies, of so many `frames`, None on a picture."""
+    patch: tuple[int, ...] = question.patch or (0, 0)
+    grid: tuple[int, ...] = patch_grid
+    if frame is not None and frames is not None:
+        patch, grid = (frame, *patch), (frames, *grid)
     named = {("patch", "g2r"): maps.sram, ("reference", "r2g"): maps.reverse_sram}.get(
         (question.mode, question.direction)
     )
@@ -96,7 +107,12 @@ def _patch_call(question: Question, grid: Grid, own: dict[str, Any]) -> Call:
         maps.aggregate,
         {"direction": question.direction, side: mask, **own},
         f"maps.aggregate(trace, {question.direction!r}, {side}=patch{_shown(own)})",
-        ("import numpy as np", "", f"patch = np.zeros({grid!r}, dtype=bool)", f"patch[{patch[0]}, {patch[1]}] = True"),
+        (
+            "import numpy as np",
+            "",
+            f"patch = np.zeros({grid!r}, dtype=bool)",
+            f"patch[{', '.join(map(str, patch))}] = True",
+        ),
     )
 
 
@@ -113,8 +129,9 @@ def python(state: BenchState, path: str, trace: Trace) -> str:
     made = call(question, state.patch_grid, trace)
     imports = [line for line in made.setup if line.startswith(("import ", "from "))]
     body = [line for line in made.setup if line and line not in imports]
-    on_reference = question.mode == "patch" and question.kind == "image"
+    on_reference = question.mode == "patch" and landing(trace, question.kind).on_reference
     picture = f"trace.{'reference' if on_reference else 'images'}.isel(run=0)"
+    place = ", ".join(f"{dim}={index}" for dim, index in middle(made.function(trace, **made.arguments)).items())
     style = f"colours={state.colours!r}, opacity={state.opacity:g}, threshold={state.threshold:g}"
     lines = [
         *[line for line in imports if line.startswith("import ")],
@@ -124,7 +141,7 @@ def python(state: BenchState, path: str, trace: Trace) -> str:
         "",
         f"trace = open_trace({path!r}).sel({question.run!r})",
         *body,
-        f"attention = {made.source}.isel(run=0).compute()",
+        f"attention = {made.source}.isel({place}).compute()",
         f"plots.overlay({picture}, attention, {style})",
     ]
     return "\n".join(lines) + "\n"

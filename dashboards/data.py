@@ -1,6 +1,5 @@
 """The data behind the page: open traces, pictures and computed maps, each kept while there is room."""
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,15 +11,17 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis import Trace, open_trace
-from attlas.analysis.words import prompts
+from attlas.analysis.words import text_kind
 from attlas.dashboards.code import ALL_GRIDS, call, python
 from attlas.dashboards.labels import layer_order
+from attlas.dashboards.landing import landing
+from attlas.dashboards.offering import offer_of
 from attlas.dashboards.shelf import find_stores
 from attlas.dashboards.state import BenchState, Offer, Question
 from attlas.schemas import Leaf
 from attlas.schemas.errors import AttlasError, InvalidValueError, NotRecordedError, unknown_name
 
-__all__ = ["STRIPS", "WORD", "Answer", "Catalogue", "Kept"]
+__all__ = ["STRIPS", "Answer", "Catalogue", "Kept"]
 
 STRIPS = ("t", "head", "layer")
 """Axes along which an answer is taken apart."""
@@ -29,9 +30,6 @@ CUBE_BYTES = 64 * 2**20
 """Largest map by (t, layer, head) that is computed at once; above it each strip is computed by itself."""
 
 TIME_TILES = 10
-
-WORD = r"\w+(?:['\u2019-]\w+)*"
-"""Pattern of a word of a prompt: letters and digits, joined by apostrophe or hyphen."""
 
 
 class Kept:
@@ -153,21 +151,7 @@ class Catalogue:
         if not whole.run_ids:
             return Offer()
         one = self.trace(store, run or whole.run_ids[0])
-        grids: dict[str, dict[str, tuple[int, int]]] = {}
-        key_grids: dict[str, tuple[int, int]] = {}
-        for leaf in whole.leaves.values():
-            grids.setdefault(leaf.kind, {}).setdefault(leaf.grid, leaf.query_grid)
-            if leaf.key_grid is not None:
-                key_grids[leaf.kind] = max(key_grids.get(leaf.kind, (0, 0)), leaf.key_grid)
-        for own in grids.values():
-            if len(own) > 1:
-                own[ALL_GRIDS] = max(own.values())
-        if "text" in grids and ALL_GRIDS in grids["text"]:
-            # A word map is made of all grids unless one is chosen.
-            grids["text"] = {ALL_GRIDS: grids["text"][ALL_GRIDS], **grids["text"]}
-        words = {branch: _words(prompts(one, branch)[0]) for branch in whole.branches} if "text" in grids else {}
-        nouns = tuple(name for name in map(str, whole.annotations) if name in words.get("cond", ()))
-        return Offer(whole.run_ids, whole.branches, grids, key_grids, words, nouns)
+        return offer_of(whole, one)
 
     def picture(self, store: str, run: str, side: str = "generated") -> xr.DataArray | None:
         """Picture of a run, uint8 (rows, columns, RGB) in memory; None where the store has no reference."""
@@ -185,7 +169,13 @@ class Catalogue:
     def answer(self, question: Question, patch_grid: tuple[int, int]) -> Answer:
         """Compute the map that answers a question, or recall it."""
         attention = self._compute(question, patch_grid, ())
-        return Answer(attention, "reference" if question.mode == "patch" and question.kind == "image" else "generated")
+        return Answer(attention, self.side(question))
+
+    def side(self, question: Question) -> str:
+        """Picture that the answer lies on, ``generated`` or ``reference``."""
+        asks_patch = question.mode == "patch"
+        on_reference = asks_patch and landing(self.trace(question.store), question.kind).on_reference
+        return "reference" if on_reference else "generated"
 
     def strip(self, question: Question, patch_grid: tuple[int, int], dim: str) -> xr.DataArray:
         """Take an answer apart along ``t`` (at most ten groups of calls), ``head`` or ``layer``; dims (dim, y, x).
@@ -235,8 +225,9 @@ class Catalogue:
             return self._compute(question, patch_grid, ("layer", "head"))
 
     def _leaves(self, question: Question) -> list[Leaf]:
-        kind = "text" if question.word is not None else question.kind
-        leaves = [leaf for leaf in self.trace(question.store).leaves.values() if leaf.kind == kind]
+        trace = self.trace(question.store)
+        kind = text_kind(trace) if question.word is not None else question.kind
+        leaves = [leaf for leaf in trace.leaves.values() if leaf.kind == kind]
         return [leaf for leaf in leaves if question.grid in (ALL_GRIDS, leaf.grid)]
 
     def _check_heads(self, question: Question) -> None:
@@ -244,11 +235,6 @@ class Catalogue:
         if len(counts) > 1:
             shown = ", ".join(map(str, counts))
             raise InvalidValueError(f"layers have {shown} heads; choose one grid to see them apart")
-
-
-def _words(prompt: str) -> tuple[str, ...]:
-    """Words of a prompt in lower case, each once, in order."""
-    return tuple(dict.fromkeys(re.findall(WORD, prompt.lower())))
 
 
 def _grouped(maps: xr.DataArray) -> xr.DataArray:

@@ -7,8 +7,9 @@ from typing import Any
 
 from attlas.analysis import Trace
 from attlas.analysis.scores import ScoreTable
+from attlas.analysis.words import text_kind
 from attlas.dashboards.page import Figure, Section, Table, write_report
-from attlas.dashboards.sections import reference_section, score_sections, word_section
+from attlas.dashboards.sections import reference_kind, reference_section, score_sections, word_section
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["Figure", "Section", "Table", "read_scores", "report", "write_report"]
@@ -59,9 +60,9 @@ def report(
     for name, trace in traces.items():
         if not trace.run_ids:
             raise InvalidValueError(f"store {name!r} has no complete run to report")
-        if "text" in trace.kinds:
+        if text_kind(trace) in trace.kinds:
             sections.append(word_section(name, trace, runs))
-        if "image" in trace.kinds and trace.store.reference_shape is not None:
+        if reference_kind(trace) is not None and trace.store.reference_shape is not None:
             sections.append(reference_section(name, trace, runs))
         if name in scored:
             sections.append(scored.pop(name))

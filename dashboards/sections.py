@@ -8,12 +8,13 @@ import xarray as xr
 
 from attlas.analysis import Trace, maps
 from attlas.analysis.reference_scores import patch_targets
-from attlas.analysis.words import has_word, spans, word_tokens
+from attlas.analysis.words import has_word, spans, text_kind, word_keys
 from attlas.dashboards.figures import GREEN, contoured, framed_patch, large, map_figure, spread_patches
 from attlas.dashboards.labels import call_label, layer_labels, layer_order
+from attlas.dashboards.landing import landing, middle
 from attlas.dashboards.page import Figure, Section, Table
 
-__all__ = ["reference_section", "score_sections", "word_section"]
+__all__ = ["reference_kind", "reference_section", "score_sections", "word_section"]
 
 Row = tuple[str, Sequence[Figure | Table]]
 
@@ -51,7 +52,7 @@ def nouns(trace: Trace) -> list[str]:
 
 
 def _word_map(trace: Trace, noun: str, image: xr.DataArray) -> Any:
-    attention = maps.daam(trace, noun, variant="released").isel(run=0).compute()
+    attention = _shown(maps.daam(trace, noun, variant="released"))
     mask = trace.annotations[noun].isel(run=0).values > 0
     return contoured(map_figure(image, attention), mask)
 
@@ -59,22 +60,28 @@ def _word_map(trace: Trace, noun: str, image: xr.DataArray) -> Any:
 def _strips(trace: Trace, noun: str) -> list[Row]:
     """TLAM, HLAM and LLAM of one noun, softmax over queries: where its attention goes."""
     image = trace.images.isel(run=0).compute()
-    options: dict[str, Any] = {"kind": "text", "keys": word_tokens(trace, noun)}
+    kind = text_kind(trace)
+    options: dict[str, Any] = {"kind": kind, "keys": word_keys(trace, noun)}
     # Few cells share one sum: maps of coarse layers would outshine those of the finest grid, which is shown alone.
-    grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == "text")
+    grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == kind)
     groups = min(TIME_GROUPS, trace.store.calls)
-    by_time = maps.tlam(trace, "r2g", groups, layers=grid, **options).isel(run=0).compute()
+    by_time = _shown(maps.tlam(trace, "r2g", groups, layers=grid, **options))
     ends = zip(by_time["t_start"].values, by_time["t_stop"].values, strict=True)
     labels = [call_label(int(first), int(stop) - 1) for first, stop in ends]
     rows = [_strip(f"{noun} by time (TLAM, r2g, layers {grid})", by_time, image, labels)]
-    if len({leaf.heads for leaf in trace.leaves.values() if leaf.kind == "text" and leaf.grid == grid}) == 1:
-        by_head = maps.hlam(trace, "r2g", layers=grid, **options).isel(run=0).compute()
+    if len({leaf.heads for leaf in trace.leaves.values() if leaf.kind == kind and leaf.grid == grid}) == 1:
+        by_head = _shown(maps.hlam(trace, "r2g", layers=grid, **options))
         labels = [f"head {head}" for head in by_head["head"].values]
         rows.append(_strip(f"{noun} by head (HLAM, r2g, layers {grid})", by_head, image, labels))
-    by_layer = maps.llam(trace, "r2g", **options).isel(run=0).compute()
+    by_layer = _shown(maps.llam(trace, "r2g", **options))
     by_layer = by_layer.isel(layer=layer_order([str(path) for path in by_layer["layer"].values]))
     labels = layer_labels([str(path) for path in by_layer["layer"].values])
     return [*rows, _strip(f"{noun} by layer (LLAM, r2g)", by_layer, image, labels)]
+
+
+def _shown(attention: xr.DataArray) -> xr.DataArray:
+    """Compute maps of the only run, in a video of its middle frame."""
+    return attention.isel(middle(attention)).compute()
 
 
 def _strip(title: str, attention: xr.DataArray, image: xr.DataArray, labels: Sequence[str]) -> Row:
@@ -83,6 +90,12 @@ def _strip(title: str, attention: xr.DataArray, image: xr.DataArray, labels: Seq
         Figure(map_figure(image, attention.isel({first: i})), label, width=104) for i, label in enumerate(labels)
     ]
     return title, figures
+
+
+def reference_kind(trace: Trace) -> str | None:
+    """Kind of attention whose keys are patches of a reference picture; None where there is none."""
+    kinds = [kind for kind in ("image", "joint") if kind in trace.kinds]
+    return next((kind for kind in kinds if landing(trace, kind).on_reference), None)
 
 
 def reference_section(name: str, trace: Trace, runs: int) -> Section:
@@ -108,29 +121,34 @@ def _reference_rows(trace: Trace, run: str) -> list[Row]:
             figures.append(Figure(large(given[name].isel(run=0).compute()), label))
     keys = {"keys": given["reference_garment"]} if "reference_garment" in given else {}
     # As in the strips of words, coarse layers would outshine the finest grid.
-    grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == "image")
-    unified = maps.ulam(trace, "r2g", kind="image", layers=grid, **keys).isel(run=0).compute()
+    kind = reference_kind(trace) or "image"
+    grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == kind)
+    unified = _shown(maps.ulam(trace, "r2g", kind=kind, layers=grid, **keys, **landing(trace, kind).arguments))
     figures += [Figure(large(image), "generated"), Figure(map_figure(image, unified), "goes to (ULAM, r2g)")]
     rows: list[Row] = [(f"run {run}", figures)]
     if "correspondence" in given:
-        rows.append(("", _patch_figures(trace, image, reference)))
+        rows.append(("", _patch_figures(trace, kind, image, reference)))
     return rows
 
 
-def _patch_figures(trace: Trace, image: xr.DataArray, reference: xr.DataArray) -> list[Figure]:
-    leaf = next(leaf for leaf in trace.leaves.values() if leaf.kind == "image")
-    if leaf.key_grid is None:
+def _patch_figures(trace: Trace, kind: str, image: xr.DataArray, reference: xr.DataArray) -> list[Figure]:
+    leaf = next(leaf for leaf in trace.leaves.values() if leaf.kind == kind)
+    part = landing(trace, kind)
+    key_grid = leaf.segment_grid("reference")
+    if key_grid is None or part.frame is not None:
         return []
+    grid = (leaf.query_grid[0], leaf.query_grid[1])
     size = (reference.shape[0], reference.shape[1])
-    true = patch_targets(trace.annotations["correspondence"], leaf.query_grid, leaf.key_grid, size).isel(run=0)
+    true = patch_targets(trace.annotations["correspondence"], grid, key_grid, size).isel(run=0)
     figures = []
     for patch in spread_patches(true.notnull().all("coordinate").values, PATCHES):
         place = true.isel(y=patch[0], x=patch[1]).values
-        made = maps.sram(trace, patch, keep=(), kind="image", layers=leaf.grid).isel(run=0).compute()
+        made = maps.sram(trace, patch, keep=(), kind=kind, layers=leaf.grid, **part.arguments)
+        made = made.isel(run=0).compute()
         # A place between patches belongs to the one whose centre is nearest; the last centre is half a patch inside.
-        row, column = (min(max(round(float(v)), 0), size - 1) for v, size in zip(place, leaf.key_grid, strict=True))
-        marked = framed_patch(map_figure(reference, made), (row, column), leaf.key_grid, GREEN)
-        figures.append(Figure(framed_patch(large(image), patch, leaf.query_grid), f"patch {patch}", width=120))
+        row, column = (min(max(round(float(v)), 0), size - 1) for v, size in zip(place, key_grid, strict=True))
+        marked = framed_patch(map_figure(reference, made), (row, column), key_grid, GREEN)
+        figures.append(Figure(framed_patch(large(image), patch, grid), f"patch {patch}", width=120))
         figures.append(Figure(marked, "looks at", width=120))
     return figures
 

@@ -1,83 +1,16 @@
 """What the page shows, as one set of parameters: the same for widgets, clicks, the address bar and tests."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import param
 
 from attlas.dashboards.colours import COLOUR_MAPS
+from attlas.dashboards.questions import MODES, Grid, Offer, Offers, Question
 from attlas.schemas import DIRECTIONS
 from attlas.schemas.errors import AttlasError, InvalidValueError, unknown_name
 
 __all__ = ["MODES", "BenchState", "Offer", "Offers", "Question", "drawn_only"]
-
-MODES = ("patch", "reference", "word")
-"""A question starts at a patch of the generated image, at a patch of the reference, or at a word of the prompt."""
-
-Grid = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What can be asked of one run of one store.
-
-    ``grids`` holds the query grids of each recorded kind by name, the first is the default; ``key_grids`` the
-    grid of the patch keys of each kind, missing where its keys are no patches; ``words`` those of each branch's
-    prompt, in lower case; ``nouns`` are words that name something whose place is known, asked first.
-    """
-
-    runs: tuple[str, ...] = ()
-    branches: tuple[str, ...] = ()
-    grids: Mapping[str, Mapping[str, Grid]] = field(default_factory=dict)
-    key_grids: Mapping[str, Grid] = field(default_factory=dict)
-    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    nouns: tuple[str, ...] = ()
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """Where a question can start here."""
-        return tuple(mode for mode in MODES if self.kinds(mode) and self.branches_for(mode))
-
-    def kinds(self, mode: str) -> tuple[str, ...]:
-        """Kinds of attention that answer a question of `mode`; reference before self."""
-        accepted = {"patch": ("image", "self"), "reference": ("image",), "word": ("text",)}[mode]
-        return tuple(k for k in accepted if k in self.grids and (k == "text" or k in self.key_grids))
-
-    def branches_for(self, mode: str) -> tuple[str, ...]:
-        """Branches of which a question of `mode` can be asked, the conditional one first."""
-        branches = sorted(self.branches, key=lambda name: name != "cond")
-        return tuple(name for name in branches if mode != "word" or self.words.get(name))
-
-
-class Offers(Protocol):
-    """Where the state learns what it may be."""
-
-    @property
-    def stores(self) -> tuple[str, ...]:
-        """Names of the stores."""
-
-    def offer(self, store: str, run: str | None) -> Offer:
-        """Say what can be asked of `run` (None: of the first run) of `store`."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is computed, without how it is drawn; equal questions have equal answers.
-
-    ``patch`` is (row, column) in the grid of the side that was clicked; it is None where ``word`` is asked.
-    """
-
-    store: str
-    run: str
-    mode: str
-    kind: str
-    grid: str
-    direction: str
-    branch: str
-    patch: Grid | None = None
-    word: str | None = None
-
 
 _NATURAL = {"patch": "g2r", "reference": "r2g", "word": "g2r"}
 """Direction in which each question is asked unless another is chosen: the one of the papers' maps."""

@@ -160,7 +160,7 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
         if question != state.question:
             return
         self.downloads.allow(answer=True, time=not isinstance(made["t"], str))
-        side = "reference" if state.mode == "patch" and state.kind == "image" else "generated"
+        side = self.catalogue.side(question)
         image = self.catalogue.picture(state.store, state.run, side)
         for dim, maps in made.items():
             if isinstance(maps, str):

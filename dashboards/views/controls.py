@@ -13,7 +13,7 @@ from attlas.dashboards.views.style import BUTTONS, text
 __all__ = ["Controls"]
 
 DIRECTION_LABELS = {"over keys (g2r)": "g2r", "over queries (r2g)": "r2g"}
-KIND_LABELS = {"image": "reference", "self": "itself", "text": "text"}
+KIND_LABELS = {"image": "reference", "joint": "sequence", "self": "itself", "text": "text"}
 
 
 class Controls:

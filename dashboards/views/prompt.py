@@ -6,7 +6,7 @@ from typing import Any
 
 from attlas.analysis import Trace
 from attlas.analysis.words import prompts
-from attlas.dashboards.data import WORD
+from attlas.dashboards.offering import WORD
 from attlas.dashboards.state import BenchState
 from attlas.dashboards.views.choices import WordLine
 

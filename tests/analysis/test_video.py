@@ -164,7 +164,8 @@ def test_figures_need_one_frame(trace, tmp_path):
         one = made.isel(query_frame=latent)
         np.testing.assert_array_equal(background(trace, one), trace.videos[:, shown].compute())
         save_map(trace, one, tmp_path / f"{latent}.png")
-    assert Image.open(tmp_path / "1.png").size == (256, 256)
+    with Image.open(tmp_path / "1.png") as picture:
+        assert picture.size == (256, 256)
 
 
 def test_scores_say_that_they_are_of_pictures(trace):
@@ -197,7 +198,7 @@ def test_the_command_takes_the_middle_frame_or_the_one_that_is_named(tmp_path):
     told = printed("--map", "reverse-sram", "--patch", "0,1", *options)
     assert told["max"] == pytest.approx(float(back[0].max()))
     done = CliRunner().invoke(map_, [str(tmp_path / "v.zarr"), "--map", "daam", "--word", "disc", "--frame", "3"])
-    assert str(done.exception) == "--frame 3; 0 to 2 is accepted"
+    assert str(done.exception) == "frame 3 of 3; 0 to 2 is accepted"
     simulate_store(tmp_path / "p.zarr", kinds=("text",), runs=1)
     done = CliRunner().invoke(map_, [str(tmp_path / "p.zarr"), "--map", "daam", "--word", "disc", "--frame", "0"])
     assert "holds pictures, which have no frames" in str(done.exception)
