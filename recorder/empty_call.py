@@ -68,9 +68,11 @@ def _mask(tokens: int) -> Tensor:
 
 def _unet(ask: _Asked) -> EmptyCall | None:
     config = ask.config
-    if config.class_embed_type is not None or config.addition_embed_type not in (None, "text_time"):
+    if config.class_embed_type is not None or config.num_class_embeds is not None:
         return None
-    if config.sample_size is None or config.encoder_hid_dim_type not in (None, "text_proj", "ip_image_proj"):
+    if config.addition_embed_type not in (None, "text_time") or config.sample_size is None:
+        return None
+    if config.encoder_hid_dim_type not in (None, "text_proj", "ip_image_proj"):
         return None
     tokenizer = getattr(ask.pipe, "tokenizer", None) or getattr(ask.pipe, "tokenizer_2", None)
     tokens = 1 if tokenizer is None else int(tokenizer.model_max_length)

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,12 @@ class _Stopwatch:
             if len(self._begun) == len(self._ended):
                 self._begun.append(time.perf_counter())
 
-        hook = subject.denoiser.register_forward_pre_hook(begin)
-        start = time.perf_counter()
-        try:
+        with ExitStack() as hooks:
+            for denoiser in subject.denoisers:
+                hooks.callback(denoiser.register_forward_pre_hook(begin).remove)
+            start = time.perf_counter()
             recorder.run(*todo[0], capacity=runs, ticked=tick)
-        finally:
-            hook.remove()
-        self.seconds = time.perf_counter() - start
+            self.seconds = time.perf_counter() - start
 
     @property
     def warm_up(self) -> float:

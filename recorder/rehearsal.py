@@ -15,7 +15,6 @@ from attlas.recorder.inventory import Site
 from attlas.recorder.observe import Sighting, Watch
 from attlas.recorder.scenes import Part
 from attlas.recorder.views import ROOM, view_of
-from attlas.schemas.errors import CaptureError
 
 __all__ = ["Rehearsal", "Rehearsed", "rehearse"]
 
@@ -84,7 +83,7 @@ def rehearse(
         twin = _twin(denoiser, call.without)
         with torch.no_grad(), Watch(twin, {path for path, _ in wanted}, note):
             twin(**{name: _on_meta(value) for name, value in call.arguments.items()})
-    except (RuntimeError, TypeError, CaptureError):
+    except (RuntimeError, TypeError, ValueError):
         # The numbers matter to this denoiser, or it is not as its class has it.
         return None
     if scene is not None:

@@ -31,6 +31,9 @@ def empty_store(subject: Subject, manifest: Manifest, request: Request) -> tuple
         If shapes or calls show only in a run.
     """
     pipe, family, capture = subject.pipe, subject.family, subject.capture
+    pictured = family.reference is not None and request.arguments.get(family.reference) is not None
+    if "height" not in accepted_arguments(pipe) or (pictured and "joint" in subject.kinds):
+        raise CaptureError(f"what {type(pipe).__name__} makes of its input picture shows only in a run; {ADVICE}")
     rehearsal = rehearse(pipe, family, subject.denoiser, subject.sites, request.arguments)
     if rehearsal is None:
         raise CaptureError(f"the shapes of {type(subject.denoiser).__name__} show only in a run; {ADVICE}")
@@ -97,9 +100,12 @@ def _branches(subject: Subject, request: Request) -> tuple[str, ...]:
     if family.passes is not None:
         labels = family.passes(subject.pipe, arguments)
     else:
-        guided = "guidance_scale" not in accepted_arguments(subject.pipe)
-        guided = guided or effective(subject.pipe, arguments, "guidance_scale") > 1
-        labels = max(family.branches, key=len) if guided else min(family.branches, key=len)
+        # A distilled denoiser gets the scale as an input.
+        config: Any = getattr(subject.denoiser, "config", None)
+        distilled = getattr(config, "time_cond_proj_dim", None) is not None
+        unsaid = "guidance_scale" not in accepted_arguments(subject.pipe)
+        guided = unsaid or effective(subject.pipe, arguments, "guidance_scale") > 1
+        labels = (min if distilled or not guided else max)(family.branches, key=len)
     wanted = subject.capture.branches
     absent = [name for name in wanted if name not in labels] if wanted != "all" else []
     if absent:
