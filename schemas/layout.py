@@ -1,7 +1,7 @@
 """Shapes, chunks, shards and bytes of a leaf: pure arithmetic, no input or output.
 
-One shard holds one run, a block of t and one layer, all branches and heads, and is written once. Only the
-small summary arrays put several layers in a shard, so that a run does not become many tiny files.
+One shard holds one run, a block of t and one layer, all branches and heads, and is written once. Only summaries
+and logsumexp put all layers in a shard, where that stays small, so that a run does not become many tiny files.
 """
 
 import math
@@ -16,7 +16,7 @@ from attlas.schemas.variables import KINDS, LEAF_VARIABLES, Variable
 
 __all__ = ["MEAN_LIMIT", "SHARD_BYTES", "ArrayLayout", "Leaf", "array_layout", "leaf_names"]
 
-SHARD_BYTES = 8 * 2**20
+SHARD_BYTES = 4 * 2**20
 """Raw bytes that a shard aims at: the recorder holds about one per layer in memory."""
 
 CHUNK_BYTES = 4 * 2**20
@@ -227,7 +227,7 @@ class ArrayLayout:
 def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
     """Layout of one attention array of a leaf.
 
-    The shard grows over t, and for summaries over layers, up to `SHARD_BYTES`; its inner chunks keep
+    The shard grows over t, and for the small arrays over layers, up to `SHARD_BYTES`; its inner chunks keep
     branches apart and never split queries or keys, which are read whole.
     """
     dims = variable.dims
@@ -240,7 +240,8 @@ def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
     if "t" in shard:
         shard["t"] = _even_block(sizes["t"], room)
         room //= shard["t"]
-    if variable.group in ("summary", "mean") and ("t" not in shard or shard["t"] == sizes["t"]):
+    small = variable.group in ("summary", "mean", "full")
+    if small and ("t" not in shard or shard["t"] == sizes["t"]):
         shard["layer"] = sizes["layer"] if room >= sizes["layer"] else 1
     chunk = dict(shard) | {"branch": 1, "layer": 1}
     if "t" in chunk:

@@ -17,7 +17,7 @@ def text_leaf(grid=(64, 64), heads=8, layers=5, keys=77, encoding="dense"):
 
 
 def test_stable_diffusion_text_at_512():
-    # One call of one layer, two branches: 2 x 8 x 4096 x 77 x 2 bytes = 10,092,544, over 8 MiB: one call a shard.
+    # One call of one layer, two branches: 2 x 8 x 4096 x 77 x 2 bytes = 10,092,544, over 4 MiB: one call a shard.
     layout = array_layout(text_leaf().variable("log_attention"), text_leaf().sizes(runs=3, branches=2, calls=50))
     assert layout.shape == (3, 2, 50, 5, 8, 4096, 77)
     assert layout.shard == (1, 2, 1, 1, 8, 4096, 77)
@@ -32,13 +32,13 @@ def test_small_summaries_put_all_layers_in_one_shard():
 
 
 def test_last_block_is_no_crumb():
-    # 32x32: 2 x 8 x 1024 x 77 x 2 bytes = 2.5 MB a call, three fit; 50 calls need 17 blocks, so 3 each.
-    leaf = text_leaf(grid=(32, 32))
-    assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=50)).t_block == 3
-    # 7 calls: three fit, so three blocks: 3, 3, 1 -> 3 is the smallest block that needs three.
-    assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=7)).t_block == 3
-    # 4 calls: two blocks of 2, not 3 and 1.
-    assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=4)).t_block == 2
+    # 16x16: 2 x 8 x 256 x 77 x 2 bytes = 0.63 MB a call, six fit; 50 calls need 9 blocks, so 6 each.
+    leaf = text_leaf(grid=(16, 16))
+    assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=50)).t_block == 6
+    # 13 calls: three blocks of 5, 5, 3, not 6, 6, 1.
+    assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=13)).t_block == 5
+    # 8 calls: two blocks of 4, not 6 and 2.
+    assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=8)).t_block == 4
 
 
 @given(
