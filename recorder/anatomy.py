@@ -55,6 +55,21 @@ _LINEAR = "linear attention has no softmax, so that there is no attention to rec
 ANATOMIES: tuple[Anatomy, ...] = (
     Anatomy(("SD3Transformer2DModel",), (("*.attn2", "self"), ("*", "joint")), scene=scenes.stable_diffusion_3),
     Anatomy(("FluxTransformer2DModel", "ChromaTransformer2DModel"), (("*", "joint"),), scene=scenes.flux),
+    Anatomy(("Flux2Transformer2DModel",), (("*", "joint"),), scene=scenes.flux),
+    Anatomy(("AuraFlowTransformer2DModel",), (("*", "joint"),), scene=scenes.aura_flow),
+    Anatomy(("CogView4Transformer2DModel",), (("*", "joint"),), scene=scenes.cogview_4),
+    Anatomy(
+        ("ZImageTransformer2DModel",),
+        (("noise_refiner.*", "self"), ("*", "joint")),
+        (("context_refiner.*", _TEXT_QUERIES),),
+        scenes.z_image,
+    ),
+    Anatomy(
+        ("HunyuanVideoTransformer3DModel",),
+        (("*", "joint"),),
+        (("context_embedder.*", _TEXT_QUERIES),),
+        scenes.hunyuan_video,
+    ),
     Anatomy(("QwenImageTransformer2DModel",), (("*", "joint"),), scene=scenes.qwen_image),
     Anatomy(
         ("Lumina2Transformer2DModel",),

@@ -27,6 +27,11 @@ def _true_guidance(pipe: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
     return ("cond", "uncond") if negative and effective(pipe, arguments, "true_cfg_scale") > 1 else ("cond",)
 
 
+def _undistilled(pipe: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """FLUX.2 klein: a second pass where guidance is on and the model has not learned it."""
+    return ("cond",) if pipe.config.is_distilled else _guided(pipe, arguments)
+
+
 _TASKS = ("", "Img2Img", "Inpaint")
 _STABLE = tuple(
     f"StableDiffusion{size}{control}{task}Pipeline"
@@ -129,6 +134,20 @@ FAMILIES: list[Family] = [
         passes=_guided,
         reference="image",
     ),
+    Family("aura flow", ("AuraFlowPipeline",), "text", denoiser="transformer"),
+    # One reference of a picture or several: none of them is the one that a store has room for.
+    Family("flux 2", ("Flux2Pipeline",), "text", denoiser="transformer"),
+    Family("flux 2 klein", ("Flux2KleinPipeline",), "text", denoiser="transformer", passes=_undistilled),
+    Family("cogview 4", ("CogView4Pipeline",), "text", denoiser="transformer", passes=_guided, ragged=True),
+    Family(
+        "z-image",
+        ("ZImagePipeline", "ZImageImg2ImgPipeline"),
+        "text",
+        branches=(("cond",), ("cond", "uncond")),
+        denoiser="transformer",
+        ragged=True,
+    ),
+    Family("hunyuan video", ("HunyuanVideoPipeline",), "text", denoiser="transformer", passes=_true_guidance),
     Family("video transformer", ("CogVideoXPipeline", "LTXPipeline"), "text", denoiser="transformer"),
 ]
 """Known families; `register_family` puts a new one in front."""

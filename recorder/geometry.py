@@ -164,8 +164,8 @@ class KeyLabel:
 
 def part_labels(part: Part) -> list[KeyLabel]:
     """Labels of a stretch of keys, row by row."""
-    if part.segment == "text":
-        return [KeyLabel("text")] * part.tokens
+    if len(part.grid) == 1:
+        return [KeyLabel(part.segment)] * part.tokens
     return [
         KeyLabel(part.segment, place[0] if len(place) == 3 else 0, place[-2], place[-1], part.picture)
         for place in np.ndindex(*part.grid)

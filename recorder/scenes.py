@@ -17,22 +17,26 @@ from attlas.schemas.errors import ObservationError
 __all__ = [
     "Part",
     "Scene",
+    "aura_flow",
     "cogvideox",
+    "cogview_4",
     "flux",
+    "hunyuan_video",
     "ltx",
     "lumina_2",
     "patches",
     "qwen_image",
     "stable_diffusion_3",
     "wan",
+    "z_image",
 ]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a token sequence: ``text``, the ``generated`` picture, or one ``reference``.
+    """A stretch of a token sequence: ``text``, the ``generated`` picture, one ``reference``, ``register`` or ``pad``.
 
-    ``grid`` is rows and columns, after frames for a video; of a text, its number of tokens.
+    ``grid`` is rows and columns, after frames for a video; of what is no picture, its number of tokens.
     """
 
     segment: str
@@ -52,7 +56,7 @@ class Scene:
     Parameters
     ----------
     pictures
-        The picture stream: the generated picture, then its references.
+        The picture stream: the generated picture, then its references, or what fills it up.
     text
         Text tokens of a joint sequence; 0 where text and picture are never joined.
     text_first
@@ -61,6 +65,8 @@ class Scene:
         Rows and columns of the picture in pixels.
     frames
         Frames of the video; None for a picture.
+    before
+        What comes before a joint sequence.
     """
 
     pictures: tuple[Part, ...]
@@ -68,6 +74,7 @@ class Scene:
     text_first: bool
     shape: tuple[int, int]
     frames: int | None = None
+    before: tuple[Part, ...] = ()
 
     @property
     def generated(self) -> Part:
@@ -78,7 +85,7 @@ class Scene:
     def joint(self) -> tuple[Part, ...]:
         """Parts of a joint sequence, in order."""
         text = (Part("text", (self.text,)),)
-        return text + self.pictures if self.text_first else self.pictures + text
+        return self.before + (text + self.pictures if self.text_first else self.pictures + text)
 
 
 def stable_diffusion_3(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
@@ -102,6 +109,29 @@ def lumina_2(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Sc
     return _latents(pipe, denoiser, arguments, text=int(lengths[0]))
 
 
+def cogview_4(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
+    """CogView4: the text, then latents in patches."""
+    return _latents(pipe, denoiser, arguments)
+
+
+def aura_flow(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
+    """AuraFlow: learned tokens, the text, then latents in patches."""
+    learned: Any = denoiser.register_tokens
+    return replace(_latents(pipe, denoiser, arguments), before=(Part("register", (int(learned.shape[1]),)),))
+
+
+def z_image(pipe: Any, _denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
+    """Z-Image: latents in patches and then the text, both filled up to a multiple of 32 tokens."""
+    patch, multiple = int(arguments.get("patch_size", 2)), 32
+    rows, columns = (int(size) for size in arguments["x"][0].shape[-2:])
+    part = Part("generated", (rows // patch, columns // patch))
+    fill = -part.tokens % multiple
+    pictures = (part, Part("pad", (fill,))) if fill else (part,)
+    text = max(len(caption) + -len(caption) % multiple for caption in arguments["cap_feats"])
+    factor = int(pipe.vae_scale_factor)
+    return Scene(pictures, text, False, (rows * factor, columns * factor))
+
+
 def _latents(
     pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any], *, text: int | None = None, text_first: bool = True
 ) -> Scene:
@@ -116,7 +146,7 @@ def _latents(
 
 
 def flux(pipe: Any, _denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
-    """FLUX.1 and Kontext: packed 2x2 latents whose ids say picture, row and column, after the text."""
+    """FLUX and Kontext: packed 2x2 latents whose ids say picture, row and column, after the text."""
     ids: Tensor = arguments["img_ids"]
     places = (ids[0] if ids.ndim == 3 else ids).detach().float().cpu().numpy().round().astype(int)
     # The first id tells pictures apart, the others are row and column.
@@ -160,6 +190,17 @@ def wan(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
     patch: Any = denoiser.config.patch_size  # type: ignore[union-attr]
     grid = (frames // patch[0], rows // patch[1], columns // patch[2])
     return _video(grid, 0, (frames, rows, columns), int(pipe.vae_scale_factor_spatial), pipe.vae_scale_factor_temporal)
+
+
+def hunyuan_video(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
+    """HunyuanVideo: latents (row, channel, frame, y, x) in patches, before the text."""
+    frames, rows, columns = (int(size) for size in arguments["hidden_states"].shape[-3:])
+    config: Any = denoiser.config
+    patch, patch_t = int(config.patch_size), int(config.patch_size_t)
+    grid = (frames // patch_t, rows // patch, columns // patch)
+    text = int(arguments["encoder_hidden_states"].shape[1])
+    factors = int(pipe.vae_scale_factor_spatial), pipe.vae_scale_factor_temporal
+    return replace(_video(grid, text, (frames, rows, columns), *factors), text_first=False)
 
 
 def cogvideox(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:

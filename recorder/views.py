@@ -1,5 +1,6 @@
 """Which tokens of a kernel call are the picture's, what its keys are, and which of them are kept."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,9 @@ def _own(pictures: tuple[Part, ...]) -> tuple[Part, ...]:
 def _window(site: Site, scene: Scene, queries: int) -> slice:
     """Where the generated picture is among the queries: of a joint sequence, or of the picture stream alone."""
     stream = sum(part.tokens for part in scene.pictures)
-    start = {stream: 0, stream + scene.text: scene.text if scene.text_first else 0}.get(queries)
+    before = itertools.takewhile(lambda part: part.segment != "generated", scene.joint)
+    starts = {stream: 0, sum(part.tokens for part in scene.joint): sum(part.tokens for part in before)}
+    start = starts.get(queries)
     if start is None:
         raise CaptureError(
             f"{site.path} has {queries} queries; the picture stream has {stream} tokens and the text {scene.text}: "

@@ -28,10 +28,13 @@ DIRECTIONS = ("g2r", "r2g")
 DETAILS = ("summary", "full")
 ENCODINGS = ("auto", "dense", "factors", "both")
 PRECISIONS = ("exact", "balanced", "small")
-SEGMENTS = ("bos", "word", "eos", "pad", "template", "absent", "text", "generated", "reference", "self", "cls")
+SEGMENTS = (
+    *("bos", "word", "eos", "pad", "template", "absent"),
+    *("text", "generated", "reference", "self", "cls", "register"),
+)
 """What a key is. Of a prompt: ``bos word eos pad``, ``template`` (words that the pipeline puts around the prompt) and
 ``absent`` (no key: the run has fewer tokens than the store has places). Of a sequence: ``text generated reference self
-cls``.
+cls``, ``register`` (learned tokens beside them) and ``pad`` (what fills the picture's tokens up).
 """
 
 Role = Literal["index", "coord", "data"]
