@@ -136,7 +136,8 @@ def _title(pipe: Any, denoiser: Any, family: Family, rehearsal: Rehearsal | None
     size = UNKNOWN
     if rehearsal is not None:
         height, width = rehearsal.image_shape
-        size = f"{width}x{height}" + (f", {rehearsal.frames} frames" if rehearsal.frames else "")
+        frames = f", {rehearsal.frames} frames" if rehearsal.frames else ""
+        size = f"{width}x{height} (width x height){frames}"
     orders = sorted(family.branches, key=len, reverse=True)
     if family.passes is not None:
         branches = "cond, uncond, one after the other; cond alone without guidance"

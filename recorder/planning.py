@@ -101,7 +101,8 @@ def plan(
     backend, files = counting_store()
     target = backend if held is None else _like(held, backend)
     clock = _Stopwatch()
-    with Recorder(pipe, target, capture, annotate=annotate) as recorder, call_bar(pipe, 1, show=progress) as ticked:
+    bar = call_bar(pipe, 1, show=progress, what="measured run")
+    with Recorder(pipe, target, capture, annotate=annotate) as recorder, bar as ticked:
         clock.run(recorder, subject, todo, runs, ticked)
         _fill_table(recorder.store, todo)
     measured = len(todo[0][1])
