@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from attlas.recorder.capture import Capture
+from attlas.recorder.probe import components_of
 from attlas.schemas import Manifest
 
 __all__ = ["describe", "model_digest"]
@@ -18,12 +19,15 @@ SAMPLE = 1024
 """Elements of each tensor that enter the digest, evenly spaced: all of a small one, some of every large one."""
 
 
-def describe(pipe: Any, capture: Capture, kinds: tuple[str, ...]) -> Manifest:
-    """Manifest of recordings of `pipe` under `capture`; `kinds` are those that it really takes."""
+def describe(pipe: Any, capture: Capture, kinds: tuple[str, ...], digest: str | None = None) -> Manifest:
+    """Manifest of recordings of `pipe` under `capture`; `kinds` are those that it really takes.
+
+    `digest` is that of its weights, where it is known.
+    """
     settings = {**capture.to_json(), "kinds": list(kinds)}
     return Manifest(
         model=_name(pipe),
-        model_digest=model_digest(pipe),
+        model_digest=digest or model_digest(pipe),
         pipeline=type(pipe).__name__,
         scheduler=_scheduler(pipe),
         capture=settings,
@@ -57,14 +61,14 @@ def model_digest(pipe: Any) -> str:
     """Hash that tells one set of weights from another, in well under a second for a large model.
 
     BLAKE2b over every module of the pipeline: its class, and of each parameter and buffer the name, shape, dtype
-    and up to 1024 evenly spaced elements. A fine-tuning or an adapter changes it; so does another dtype.
+    and up to 1024 evenly spaced elements. A fine-tuning or an adapter changes it; so does another dtype, but not
+    torch.compile.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, module in sorted(pipe.components.items()):
-        if not isinstance(module, torch.nn.Module):
-            continue
+    for name, module in components_of(pipe).items():
         digest.update(f"{name} {type(module).__name__}\n".encode())
         for label, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            label = label.replace("_orig_mod.", "")
             digest.update(f"{label} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(_sampled_bytes(tensor.detach()))
     return digest.hexdigest()

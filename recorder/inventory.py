@@ -130,8 +130,14 @@ def select(pipe: Any, capture: Capture) -> Subject:
     if relay is not None:
         # The two make keys of the same text with weights of their own.
         chosen = [replace(site, varies=True) for site in chosen]
-    compiled = is_compiled(denoiser_of(pipe, family)) or (relay is not None and is_compiled(relay))
+    compiled = compiles(pipe, family)
     return Subject(pipe, family, anatomy, denoiser, capture, tuple(chosen), orders, compiled, relay)
+
+
+def compiles(pipe: Any, family: Family) -> bool:
+    """Whether torch.compile is at work in a denoiser of `pipe`."""
+    other = None if family.relay is None else getattr(pipe, family.relay, None)
+    return is_compiled(denoiser_of(pipe, family)) or (isinstance(other, nn.Module) and is_compiled(other))
 
 
 def _relay(pipe: Any, family: Family, denoiser: nn.Module) -> nn.Module | None:

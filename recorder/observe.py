@@ -135,6 +135,12 @@ class Watch:
         self._excess.clear()
         self._inside = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Refuse: a copied module would have hooks that nobody takes away."""
+        raise ObservationError(
+            f"a {type(self._denoiser).__name__} cannot be copied while it is recorded; copy it before or after the run"
+        )
+
     def _hook(
         self, stack: ExitStack, module: nn.Module, before: Callable[..., None], after: Callable[..., None]
     ) -> None:

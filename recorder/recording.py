@@ -11,10 +11,11 @@ from torch import nn
 from attlas.recorder.capture import Capture
 from attlas.recorder.describe import describe
 from attlas.recorder.destination import Target, name_of, open_matching, storing, text_room
-from attlas.recorder.inventory import Subject, select
+from attlas.recorder.inventory import Subject, compiles, select
 from attlas.recorder.job import Annotate, Job
 from attlas.recorder.ledger import missing_runs, next_label
 from attlas.recorder.observe import Watch
+from attlas.recorder.probe import Probe, changed, probe
 from attlas.recorder.requests import Request, accepted_arguments, prepare
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Take
@@ -88,6 +89,7 @@ class Recorder:
         self._sink: Sink | None = None
         self._jobs: list[Job] = []
         self._vocabulary: Vocabulary | None = None
+        self._probe: Probe = {}
 
     def __enter__(self) -> Self:
         """Check all that can be checked before the pipeline runs."""
@@ -99,13 +101,18 @@ class Recorder:
                 f"this {type(self._pipe).__name__} is being recorded already; leave the first Recorder before "
                 "entering another"
             )
-        self._manifest = describe(self._pipe, self._capture, subject.kinds)
-        self._store = open_matching(self._path, self._manifest)
+        self._open(subject)
         self._subject = subject
-        if self._capture.vocabulary is not None and self._store is None:
-            self._vocabulary = embed(self._pipe, tuple(self._capture.vocabulary))
         _observed.add(subject.denoiser)
         return self
+
+    def _open(self, subject: Subject) -> None:
+        """Note what the pipeline is, and look what is at the path."""
+        self._manifest = describe(self._pipe, self._capture, subject.kinds)
+        self._probe = probe(self._pipe)
+        self._store = open_matching(self._path, self._manifest)
+        if self._capture.vocabulary is not None and self._store is None:
+            self._vocabulary = embed(self._pipe, tuple(self._capture.vocabulary))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -196,8 +203,7 @@ class Recorder:
         of calls of the run. Without `wait`, the writer may still be at work on this run while the next one is made;
         `flush` waits for it.
         """
-        subject = self._entered()
-        manifest = self._manifest or describe(subject.pipe, self._capture, subject.kinds)
+        subject, manifest = self._look_again()
         if self._sink is None or self._sink.stopped:
             self._sink = Sink(QUEUE_BYTES)
         job = Job(subject, manifest, self._path, self._store, self._sink, request, wanted, capacity, self._vocabulary)
@@ -216,8 +222,11 @@ class Recorder:
                 for denoiser in subject.denoisers:
                     watch = Watch(denoiser, paths, take.note, begin=take.begin, end=take.end, compiled=compiled)
                     watching.enter_context(watch)
+                # Whatever else goes wrong when hooks are traced is a consequence of it.
+                watching.callback(_check_compiled, subject)
                 output = subject.pipe(**request.pipeline_arguments())
             clock = take.check_finished()
+            self._check_weights()
             try:
                 job.complete(clock, take.tokens, output, self._annotate)
             except InvalidValueError:
@@ -256,12 +265,60 @@ class Recorder:
     def _keep_store(self, job: Job) -> None:
         self._store = job.store
 
+    def _look_again(self) -> tuple[Subject, Manifest]:
+        """Select anew, because anything of the pipeline may have been changed or replaced since the last call."""
+        (held, manifest), pipe = self._begun(), self._pipe
+        subject = select(pipe, self._capture)
+        if subject.denoiser is not held.denoiser:
+            if subject.denoiser in _observed:
+                raise ObservationError(
+                    f"the {subject.family.denoiser} that {type(pipe).__name__} now has is being recorded already; "
+                    "leave the other Recorder first"
+                )
+            _observed.discard(held.denoiser)
+            _observed.add(subject.denoiser)
+        self._subject = subject
+        weights = changed(self._probe, probe(pipe))
+        now = describe(pipe, self._capture, subject.kinds, manifest.model_digest)
+        lines = ([f"weights: {weights}"] if weights else []) + manifest.differences(now)
+        if lines and self._store is not None:
+            raise StoreMismatchError(
+                f"{type(pipe).__name__} is not what it was when its recording began ({'; '.join(lines)}), and a store "
+                "is of one model, sampler and capture: undo the change, or leave this Recorder and enter one with a "
+                "store of its own"
+            )
+        if lines:
+            # Nothing is recorded yet.
+            self._open(subject)
+        return self._begun()
+
+    def _check_weights(self) -> None:
+        """Say that weights were changed while they computed."""
+        different = changed(self._probe, probe(self._pipe))
+        if different:
+            raise ObservationError(
+                f"{different} after the run: weights were changed while they were recorded (by a callback, an adapter, "
+                "or another thread); change them between two recordings"
+            )
+
     def _entered(self) -> Subject:
-        if self._subject is None:
+        return self._begun()[0]
+
+    def _begun(self) -> tuple[Subject, Manifest]:
+        if self._subject is None or self._manifest is None:
             raise ObservationError(
                 "the recorder records only inside its 'with': with Recorder(pipe, path) as rec: rec(...)"
             )
-        return self._subject
+        return self._subject, self._manifest
+
+
+def _check_compiled(subject: Subject) -> None:
+    """Say that torch.compile came in while the denoiser was watched as one without it."""
+    if compiles(subject.pipe, subject.family) != subject.compiled:
+        raise ObservationError(
+            f"the {subject.family.denoiser} was {'un' if subject.compiled else ''}compiled while it was recorded; "
+            "compile it before the run"
+        )
 
 
 def _ignore(total: int) -> None:
