@@ -1,5 +1,7 @@
 """A bounded queue of work and the one thread that does it."""
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -8,6 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 __all__ = ["Sink"]
+
+NICENESS = 10
+"""Of the writer, where threads have one of their own: the model goes first where cores are few."""
 
 Work = Callable[[], None]
 
@@ -85,6 +90,7 @@ class Sink:
 
     def _run(self) -> None:
         try:
+            _step_back()
             with torch.no_grad():
                 while (entry := self._next()) is not None:
                     entry[0]()
@@ -107,3 +113,9 @@ class Sink:
                 return None
             self._busy = True
             return self._queue.popleft()
+
+
+def _step_back() -> None:
+    """Lower the priority of this thread alone."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

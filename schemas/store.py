@@ -23,6 +23,7 @@ from attlas.schemas.errors import (
     StoreNotFoundError,
     unknown_name,
 )
+from attlas.schemas.inline import write_inline
 from attlas.schemas.layout import ArrayLayout, Leaf
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.precision import round_values
@@ -156,7 +157,7 @@ class Store:
         self._check_held(row)
         precision = str(self.manifest.capture.get("precision", "exact"))
         stored = round_values(np.asarray(values, dtype=layout.dtype), variable, precision)
-        self._array(f"{leaf}/{variable}")[tuple(region)] = stored[None]
+        write_inline(self._array(f"{leaf}/{variable}"), tuple(region), stored[None])
 
     def write_tokens(
         self,

@@ -1,0 +1,34 @@
+"""Peak memory of recording beside the model, at Stable Diffusion 1.5's size: few and many steps, one and more runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("stream_of_copies.py")
+ENCODINGS = {"full dense": "dense", "full factors": "factors", "summary": "none"}
+LIMIT = 300
+
+
+def extra(path, encoding, side, steps, runs):
+    """MiB of the recorder alone, in a process of its own."""
+    numbers = (str(number) for number in (side, steps, runs))
+    command = [sys.executable, str(PROGRAM), str(path), encoding, *numbers]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux' /proc")
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_memory(benchmark, tmp_path, name):
+    side, few, many = (16, 2, 4) if benchmark.disabled else (64, 10, 50)
+    found = {}
+
+    def measure():
+        for steps, runs in ((few, 1), (many, 1), (few, 3)):
+            found[steps, runs] = extra(tmp_path / f"{steps}-{runs}", ENCODINGS[name], side, steps, runs)
+
+    benchmark.pedantic(measure, rounds=1)
+    for (steps, runs), size in found.items():
+        print(f"memory  {name:12s} {side}x{side} latents, {steps:2d} steps, {runs} runs: {size:5.0f} MiB")
+    assert max(found.values()) <= LIMIT
