@@ -7,6 +7,7 @@ from attlas.analysis.words import prompts, text_kind
 from attlas.dashboards.code import ALL_GRIDS
 from attlas.dashboards.landing import landing
 from attlas.dashboards.questions import Offer
+from attlas.schemas.words import covered, spans
 
 __all__ = ["WORD", "offer_of"]
 
@@ -29,11 +30,18 @@ def offer_of(whole: Trace, one: Trace) -> Offer:
     key_grids = {kind: own.grid for kind, own in landings.items() if own.grid is not None}
     references = tuple(kind for kind in key_grids if landings[kind].on_reference)
     has_words = any(leaf.has_tokens for leaf in whole.leaves.values())
-    words = {branch: _words(prompts(one, branch)[0]) for branch in whole.branches} if has_words else {}
+    words = {branch: _words(one, branch) for branch in whole.branches} if has_words else {}
     nouns = tuple(name for name in map(str, whole.annotations) if name in words.get("cond", ()))
     return Offer(whole.run_ids, whole.branches, grids, key_grids, words, nouns, text_kind(whole), references)
 
 
-def _words(prompt: str) -> tuple[str, ...]:
-    """Words of a prompt in lower case, each once, in order."""
-    return tuple(dict.fromkeys(re.findall(WORD, prompt.lower())))
+def _words(one: Trace, branch: str) -> tuple[str, ...]:
+    """Words of a branch's prompt in lower case, each once, in order; of a store of some keys those that it keeps."""
+    prompt = prompts(one, branch)[0]
+    words = tuple(dict.fromkeys(re.findall(WORD, prompt.lower())))
+    leaves = [name for name, leaf in one.leaves.items() if leaf.kind == text_kind(one) and leaf.has_tokens]
+    if not any(one.leaves[name].partial for name in leaves):
+        return words
+    tokens = one.tokens(leaves[0]).sel(branch=branch).isel(run=0)
+    places = (tokens["token_start"].values, tokens["token_end"].values)
+    return tuple(word for word in words if covered(*places, spans(prompt, word)).any())

@@ -87,7 +87,17 @@ def test_without_a_reference_a_patch_looks_at_its_own_picture(sequences):
 
 
 def test_a_store_of_the_words_keys_offers_words_alone(sequences):
-    assert sequences.offer("words.zarr", None).modes == ("word",)
+    offer = sequences.offer("words.zarr", None)
+    assert offer.modes == ("word",)
+    assert offer.words["cond"] == ("a", "red", "disc", "and", "blue", "cross")
+
+
+def test_words_whose_keys_are_not_kept_are_not_offered(tmp_path):
+    store = simulate_store(tmp_path / "some.zarr", kinds=("text",), runs=1, partial=True)
+    # The keys of "red" and "blue" alone.
+    for name, row in (("token_start", [2, 17]), ("token_end", [5, 21])):
+        store.group[f"text/4x4/{name}"][0, 1] = np.array([*row, *[-1] * 5], "i4")
+    assert Catalogue([tmp_path]).offer("some.zarr", None).words["cond"] == ("red", "blue")
 
 
 def test_a_video_shows_its_middle_frame(sequences):
