@@ -47,6 +47,16 @@ def test_dense_equals_factors(direction):
     assert float(abs(made["dense"] - made["factors"]).sum() / made["factors"].sum()) < 1e-3
 
 
+@pytest.mark.parametrize("direction", ["g2r", "r2g"])
+def test_of_both_encodings_in_one_leaf_the_dense_array_is_read(direction):
+    made = {}
+    for encoding in ("dense", "both"):
+        trace = open_trace(simulate_store(runs=1, kinds=("text",), encoding={"text": encoding}))
+        made[encoding] = trace.attention("text", direction).compute()
+    assert trace.holds("text/4x4", "query_vectors")
+    xr.testing.assert_identical(made["both"], made["dense"])
+
+
 def test_lazy_and_honest_about_what_it_will_be(mixed, computes):
     with computes(0):
         made = mixed.trace.attention("image", "r2g", "4x4")

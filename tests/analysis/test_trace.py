@@ -9,7 +9,7 @@ import zarr
 
 from attlas.analysis import maps, open_trace
 from attlas.analysis.reading import ShardReader
-from attlas.schemas import open_store, simulate_store
+from attlas.schemas import Leaf, Manifest, create_store, open_store, simulate_store
 from attlas.schemas.errors import (
     CorruptDataError,
     InvalidValueError,
@@ -222,3 +222,24 @@ def test_the_package_names_what_it_has():
     assert {"open_trace", "maps", "metrics", "heads", "scores"} <= set(dir(attlas.analysis))
     with pytest.raises(AttributeError, match="no attribute 'mapz'"):
         attlas.analysis.mapz  # noqa: B018
+
+
+def test_weights_that_all_runs_share_are_in_the_dataset(tmp_path, computes):
+    leaf = Leaf("text", (2, 2), 2, 3, ("a", "b"), 6, encoding="both", features=5)
+    store = create_store(tmp_path / "s.zarr", Manifest("m", "d", "p"), (leaf,), ("cond",), 1, (8, 8))
+    weights = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("f2")
+    store.write_projection("text/2x2", list(weights))
+    for row in range(2):
+        assert store.claim(f"run{row}", capacity=2) == row
+        store.complete_run(row)
+    with computes(0):
+        made = open_trace(store).sel("run1").dataset("text/2x2")["key_projection"]
+    assert made.dims == ("layer", "feature", "head_channel")
+    assert made["layer"].values.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(made.compute(), weights)
+    (shard,) = [file for file in (tmp_path / "s.zarr/text/2x2/key_projection/c").rglob("*") if file.is_file()][:1]
+    body = bytearray(shard.read_bytes())
+    body[len(body) // 2] ^= 0xFF
+    shard.write_bytes(body)
+    with pytest.raises(CorruptDataError, match=r"text/2x2/key_projection of .* cannot be read"):
+        open_trace(tmp_path / "s.zarr").dataset("text/2x2")["key_projection"].compute()
