@@ -76,7 +76,10 @@ FAMILIES: list[Family] = [
     ),
     Family(
         "flux",
-        (*(f"Flux{task}Pipeline" for task in _TASKS), "FluxFillPipeline", "FluxControlPipeline"),
+        (
+            *(f"Flux{control}{task}Pipeline" for control in ("", "Control", "ControlNet") for task in _TASKS),
+            "FluxFillPipeline",
+        ),
         "text",
         denoiser="transformer",
         passes=_true_guidance,
@@ -88,6 +91,14 @@ FAMILIES: list[Family] = [
         denoiser="transformer",
         passes=_true_guidance,
         reference="image",
+    ),
+    Family(
+        "flux kontext inpaint",
+        ("FluxKontextInpaintPipeline",),
+        "text",
+        denoiser="transformer",
+        passes=_true_guidance,
+        reference="image_reference",
     ),
     Family(
         "qwen image",
@@ -118,7 +129,7 @@ FAMILIES: list[Family] = [
     Family("lumina 2", ("Lumina2Pipeline",), "text", denoiser="transformer", passes=_guided, ragged=True),
     Family(
         "diffusion transformer",
-        ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "HunyuanDiTPipeline", "SanaPipeline"),
+        ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "HunyuanDiTPipeline", "SanaPipeline", "SanaControlNetPipeline"),
         "text",
         denoiser="transformer",
     ),
@@ -148,7 +159,21 @@ FAMILIES: list[Family] = [
         ragged=True,
     ),
     Family("hunyuan video", ("HunyuanVideoPipeline",), "text", denoiser="transformer", passes=_true_guidance),
-    Family("video transformer", ("CogVideoXPipeline", "LTXPipeline"), "text", denoiser="transformer"),
+    Family("sana sprint", ("SanaSprintPipeline",), "text", branches=(("cond",),), denoiser="transformer"),
+    Family("wan video to video", ("WanVideoToVideoPipeline",), "text", denoiser="transformer", passes=_guided),
+    Family(
+        "video transformer",
+        ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline", "LTXPipeline"),
+        "text",
+        denoiser="transformer",
+    ),
+    Family(
+        "image to video",
+        ("CogVideoXImageToVideoPipeline", "LTXImageToVideoPipeline"),
+        "text",
+        denoiser="transformer",
+        reference="image",
+    ),
 ]
 """Known families; `register_family` puts a new one in front."""
 

@@ -213,8 +213,9 @@ def cogvideox(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> S
     factor = int(pipe.vae_scale_factor_temporal)
     # The pipeline fills the frames up to whole patches, and drops what it added before it decodes the others: two at
     # a time, so that the first one is a single frame only where their number is odd.
-    asked = arguments.get("num_frames") or int(config.sample_frames)
-    frames = min(frames, (asked - 1) // factor + 1)
+    if patch_t > 1:
+        asked = arguments.get("num_frames") or int(config.sample_frames)
+        frames = min(frames, (asked - 1) // factor + 1)
     scene = _video(grid, text, (frames, rows, columns), int(pipe.vae_scale_factor_spatial), factor)
     return scene if frames % 2 else replace(scene, frames=frames * factor)
 

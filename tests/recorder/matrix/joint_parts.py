@@ -1,13 +1,18 @@
 """Tiny pipelines whose text and picture share one softmax."""
 
 import warnings
+from contextlib import contextmanager
 
 from diffusers import (
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxControlPipeline,
     FluxFillPipeline,
     FluxImg2ImgPipeline,
+    FluxKontextInpaintPipeline,
     FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -15,9 +20,11 @@ from diffusers import (
     Lumina2Transformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
+    QwenImageImg2ImgPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
+    StableDiffusion3Img2ImgPipeline,
     StableDiffusion3Pipeline,
 )
 from matrix.pieces import (
@@ -37,7 +44,15 @@ from tiny_pipelines import tokenizer
 from tiny_tokenizers import qwen_processor
 
 
-def sd3(**changes):
+@contextmanager
+def current():
+    """What diffusers imports from a place of its own that it gave up is no matter of these rows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`FluxPosEmbed` is deprecated", FutureWarning)
+        yield
+
+
+def sd3(kind=StableDiffusion3Pipeline, **changes):
     """Stable Diffusion 3; with dual_attention_layers and qk_norm 3.5."""
     words, second = tokenizer(77), tokenizer(77)
     denoiser = SD3Transformer2DModel(
@@ -55,7 +70,7 @@ def sd3(**changes):
         **changes,
     )
     return finished(
-        StableDiffusion3Pipeline(
+        kind(
             transformer=sharp(denoiser),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=flow_vae(),
@@ -68,11 +83,15 @@ def sd3(**changes):
     )
 
 
+def sd3_img2img():
+    return sd3(StableDiffusion3Img2ImgPipeline)
+
+
 def sd35():
     return sd3(dual_attention_layers=(0,), qk_norm="rms_norm")
 
 
-def _flux(kind, channels=16, **changes):
+def _flux(kind, channels=16, parts=None, **changes):
     denoiser = FluxTransformer2DModel(
         patch_size=1,
         in_channels=channels,
@@ -93,6 +112,7 @@ def _flux(kind, channels=16, **changes):
             vae=flow_vae(),
             **clip_parts(),
             **t5_parts(number="_2"),
+            **(parts or {}),
         )
     )
 
@@ -114,10 +134,34 @@ def flux_fill():
     return _flux(FluxFillPipeline, channels=48, guidance_embeds=True)
 
 
+def flux_control():
+    return _flux(FluxControlPipeline, channels=32, guidance_embeds=True)
+
+
+def flux_controlnet():
+    with current():
+        beside = FluxControlNetModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=16,
+            axes_dims_rope=[4, 4, 8],
+        )
+    for weight in (*beside.controlnet_blocks.parameters(), *beside.controlnet_single_blocks.parameters()):
+        weight.data.normal_(std=0.1)
+    return _flux(FluxControlNetPipeline, parts={"controlnet": beside})
+
+
+def flux_kontext_inpaint():
+    return _flux(FluxKontextInpaintPipeline)
+
+
 def chroma():
-    with warnings.catch_warnings():
-        # Of diffusers, about a place of its own.
-        warnings.simplefilter("ignore", FutureWarning)
+    with current():
         denoiser = ChromaTransformer2DModel(
             patch_size=1,
             in_channels=16,
@@ -165,6 +209,10 @@ def _qwen(kind, vae, **more):
 
 def qwen_image():
     return _qwen(QwenImagePipeline, qwen_vae())
+
+
+def qwen_img2img():
+    return _qwen(QwenImageImg2ImgPipeline, qwen_vae())
 
 
 def lumina_2():

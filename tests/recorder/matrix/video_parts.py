@@ -4,9 +4,12 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLLTXVideo,
     CogVideoXDDIMScheduler,
+    CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    CogVideoXVideoToVideoPipeline,
     FlowMatchEulerDiscreteScheduler,
+    LTXImageToVideoPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     UniPCMultistepScheduler,
@@ -75,11 +78,26 @@ def wan_image_to_video():
     )
 
 
-def cogvideox(**changes):
+def wan_first_frame():
+    """Wan 2.2 of 5 billion weights: the picture is the first frame of the latents, whose timestep is 0."""
+    return finished(
+        WanImageToVideoPipeline(
+            transformer=_wan_transformer(),
+            vae=wan_vae(),
+            scheduler=_flow(),
+            image_encoder=None,
+            image_processor=None,
+            expand_timesteps=True,
+            **umt5_parts(512),
+        )
+    )
+
+
+def cogvideox(kind=CogVideoXPipeline, channels=4, **changes):
     denoiser = CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=4,
+        in_channels=channels,
         out_channels=4,
         time_embed_dim=16,
         text_embed_dim=WIDTH,
@@ -99,16 +117,22 @@ def cogvideox(**changes):
         sample_height=32,
         sample_width=32,
     )
-    return finished(
-        CogVideoXPipeline(transformer=sharp(denoiser), vae=vae, scheduler=CogVideoXDDIMScheduler(), **t5_parts())
-    )
+    return finished(kind(transformer=sharp(denoiser), vae=vae, scheduler=CogVideoXDDIMScheduler(), **t5_parts()))
 
 
 def cogvideox_15():
     return cogvideox(patch_size_t=2)
 
 
-def ltx():
+def cogvideox_image_to_video():
+    return cogvideox(CogVideoXImageToVideoPipeline, 8)
+
+
+def cogvideox_video_to_video():
+    return cogvideox(CogVideoXVideoToVideoPipeline)
+
+
+def ltx(kind=LTXPipeline):
     denoiser = LTXVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -126,7 +150,9 @@ def ltx():
         decoder_layers_per_block=(1, 1, 1, 1, 1),
     )
     return finished(
-        LTXPipeline(
-            transformer=sharp(denoiser, 1.5), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(), **t5_parts()
-        )
+        kind(transformer=sharp(denoiser, 1.5), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(), **t5_parts())
     )
+
+
+def ltx_image_to_video():
+    return ltx(LTXImageToVideoPipeline)
