@@ -5,17 +5,18 @@ import time
 from collections.abc import Callable
 
 
-def paired_ratios(base: Callable[[], object], changed: Callable[[], object], pairs: int) -> list[float]:
-    """Time of `changed` over time of `base`, in pairs run by turns."""
-    ratios = []
+def paired_ratios(base: Callable[[], object], changed: Callable[[], object], pairs: int) -> list[list[float]]:
+    """Wall and CPU time (of all threads) of `changed` over those of `base`, in pairs run by turns."""
+    ratios: list[list[float]] = [[], []]
     for index in range(pairs):
         seconds = {}
         order = [("base", base), ("changed", changed)]
         for name, function in order if index % 2 else reversed(order):
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             function()
-            seconds[name] = time.perf_counter() - start
-        ratios.append(seconds["changed"] / seconds["base"])
+            seconds[name] = time.perf_counter() - start[0], time.process_time() - start[1]
+        for place, found in enumerate(ratios):
+            found.append(seconds["changed"][place] / seconds["base"][place])
     return ratios
 
 

@@ -2,7 +2,7 @@
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from tiny_pipelines import autoencoder, text_encoder, tokenizer
+from tiny_pipelines import text_encoder, tokenizer
 from tiny_pipelines import parts as tiny_parts
 
 __all__ = ["TOKENS", "make_sd_shaped"]

@@ -2,10 +2,15 @@
 
 import importlib
 import platform
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
+
+# The pipeline of Stable Diffusion's shape is made of the tiny pipelines' parts.
+sys.path.append(str(Path(__file__).parents[1] / "recorder"))
 
 
 @dataclass(frozen=True)
