@@ -26,7 +26,7 @@ from attlas.schemas.vocabulary import Vocabulary
 
 __all__ = ["Annotate", "Recorder"]
 
-QUEUE_BYTES = 32 * 2**20
+QUEUE_BYTES = 16 * 2**20
 """Copies on their way to the writer; the pipeline waits when there are more."""
 
 _observed: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()

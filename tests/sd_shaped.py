@@ -2,8 +2,8 @@
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from tiny_pipelines import text_encoder, tokenizer
 from tiny_pipelines import parts as tiny_parts
+from tiny_pipelines import text_encoder, tokenizer
 
 __all__ = ["TOKENS", "make_sd_shaped"]
 
