@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -239,7 +239,10 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
                 np.testing.assert_allclose(node["r2g"][at], back.mean(-1), **CLOSE, err_msg=where)
                 if logits is None:
                     continue
-                np.testing.assert_allclose(node["logsumexp"][at], logsumexp(whole), **CLOSE, err_msg=where)
+                # That of factors is the one that belongs to Q and K in float16.
+                off = 2.0**-9 * np.abs(whole[np.isfinite(whole)]).max() if leaf.encoding == "factors" else 0.0
+                near = {"atol": CLOSE["atol"] + off, "rtol": CLOSE["rtol"]}
+                np.testing.assert_allclose(node["logsumexp"][at], logsumexp(whole), **near, err_msg=where)
                 have = logits[branch, t, layer]
                 if leaf.encoding == "factors":
                     got = softmax(have, -1)
@@ -251,7 +254,7 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
                     np.testing.assert_allclose(got.sum(-1), 1, atol=4e-3, err_msg=where)
                     value = kernel.value[row][list(leaf.head_labels)]
                     output = kernel.output[row][list(leaf.head_labels)][:, window]
-                    near = 4e-3 * np.abs(value).max()
-                    np.testing.assert_allclose(got[..., present] @ value, output, atol=near, err_msg=where)
+                    size = 4e-3 * np.abs(value).max()
+                    np.testing.assert_allclose(got[..., present] @ value, output, atol=size, err_msg=where)
     if leaf.has_mean:
         np.testing.assert_allclose(node["attention_mean"].astype("f8"), mean, **CLOSE, err_msg=name)

@@ -1,6 +1,7 @@
 """The architecture matrix: each row recorded, and compared with what its attention kernels got and gave."""
 
 import contextlib
+import itertools
 import re
 
 import numpy as np
@@ -56,6 +57,21 @@ def test_a_recording_is_faithful(row: Row):
         if leaf.has_tokens:
             assert {word: places_of(store, name, word) for word in row.words} == dict(row.words)
     check_clock(store, row)
+    check_spelling(store, request)
+
+
+def check_spelling(store, request):
+    """Word tokens of every run and branch spell that run's prompt, or its negative prompt, each character once."""
+    each, runs = int(request.get("num_images_per_prompt", 1)), len(store.run_ids)
+    negative = request.get("negative_prompt") or ""
+    negatives = negative if isinstance(negative, list) else [negative] * runs
+    for name in [name for name, leaf in store.leaves.items() if leaf.kind == "text" and not leaf.partial]:
+        node = store.group[name]
+        for run, (number, branch) in itertools.product(range(runs), enumerate(store.branches)):
+            text = str(store.group["prompt"][run]) if branch == "cond" else negatives[run // each]
+            ends = zip(node["token_start"][run, number], node["token_end"][run, number], strict=True)
+            spans = sorted({(int(start), int(end)) for start, end in ends if end > start})
+            assert "".join(text[start:end] for start, end in spans).replace(" ", "") == text.replace(" ", ""), name
 
 
 def heads_of(model, label):
