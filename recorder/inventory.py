@@ -19,7 +19,7 @@ from attlas.recorder.observe import is_compiled
 from attlas.recorder.projections import looks_at_itself, projects
 from attlas.schemas.errors import CaptureError, unknown_name
 
-__all__ = ["Site", "Subject", "all_sites", "attention_modules", "core", "select"]
+__all__ = ["Site", "Subject", "all_sites", "attention_modules", "compiles", "core", "select"]
 
 
 _OFF = "the scale of its IP-Adapter is 0, so that it computes nothing; pipe.set_ip_adapter_scale(...) changes that"
