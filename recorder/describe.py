@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from attlas.recorder.capture import Capture
-from attlas.recorder.probe import components_of
+from attlas.recorder.probe import components_of, tensors_of
 from attlas.schemas import Manifest
 
 __all__ = ["describe", "model_digest"]
@@ -61,21 +61,20 @@ def model_digest(pipe: Any) -> str:
     """Hash that tells one set of weights from another, in well under a second for a large model.
 
     BLAKE2b over every module of the pipeline: its class, and of each parameter and buffer the name, shape, dtype
-    and up to 1024 evenly spaced elements. A fine-tuning or an adapter changes it; so does another dtype, but not
-    torch.compile.
+    and up to 1024 evenly spaced elements. A fine-tuning or an adapter changes it; so does another dtype, but neither
+    torch.compile nor offloading.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, module in components_of(pipe).items():
         digest.update(f"{name} {type(module).__name__}\n".encode())
-        for label, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            label = label.replace("_orig_mod.", "")
+        for label, tensor in tensors_of(module).items():
             digest.update(f"{label} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(_sampled_bytes(tensor.detach()))
+            digest.update(_sampled_bytes(tensor))
     return digest.hexdigest()
 
 
 def _sampled_bytes(tensor: torch.Tensor) -> bytes:
-    # A tensor that is offloaded to the meta device has no values here; its name and shape still count.
+    # A tensor on the meta device whose values nobody keeps has none here; its name and shape still count.
     if tensor.is_meta or tensor.numel() == 0:
         return b""
     flat = tensor.reshape(-1)

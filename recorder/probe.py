@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Probe", "changed", "components_of", "probe"]
+__all__ = ["Probe", "changed", "components_of", "probe", "tensors_of"]
 
 Probe: TypeAlias = dict[str, tuple[tuple[int, ...], torch.dtype, float | None]]
 """Shape, dtype and middle element of each tensor by component and name; no element where there is none to read."""
@@ -17,13 +17,29 @@ def components_of(pipe: Any) -> dict[str, nn.Module]:
     return {name: module for name, module in modules.items() if isinstance(module, nn.Module)}
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, then buffers of `module` by name, as they are without torch.compile and where they are offloaded."""
+    found = dict(module.named_parameters()) | dict(module.named_buffers())
+    for path, part in module.named_modules():
+        hook = getattr(part, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            # accelerate keeps the weights that it moves to the meta device here.
+            held: Any = getattr(each, "weights_map", None)
+            if held is None:
+                continue
+            for name in (*part._parameters, *part._buffers):
+                label = f"{path}.{name}" if path else name
+                if label in found and found[label].is_meta:
+                    found[label] = held[name]
+    return {name.replace("_orig_mod.", ""): tensor.detach() for name, tensor in found.items()}
+
+
 def probe(pipe: Any) -> Probe:
     """Read the tensors of `pipe` on which attention depends: all but those of its autoencoder."""
     tensors: dict[str, Tensor] = {}
     for component, module in components_of(pipe).items():
         if component != "vae":
-            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-                tensors[f"{component}.{name}".replace("._orig_mod", "")] = tensor.detach()
+            tensors |= {f"{component}.{name}": tensor for name, tensor in tensors_of(module).items()}
     numbers: dict[str, float] = {}
     groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
     for name, tensor in tensors.items():

@@ -131,7 +131,9 @@ def test_what_changes_no_attention_is_recorded_on(pipe, change):
         assert_recorded(rec.store, run, kernels)
 
 
-@pytest.mark.parametrize("change", [*HARMLESS[:-1], adapt, merge, replace, lambda pipe: pipe.unet.bfloat16().float()])
+@pytest.mark.parametrize(
+    "change", [*HARMLESS[:-1], offload, adapt, merge, replace, lambda pipe: pipe.unet.bfloat16().float()]
+)
 def test_what_is_changed_before_the_first_call_is_what_is_recorded(pipe, change):
     with Recorder(pipe, None, TEXT) as rec:
         change(pipe)
@@ -205,7 +207,7 @@ def test_memory_efficient_kernels_that_are_not_there_change_nothing(pipe):
     assert rec.store.complete.all()
 
 
-def test_offloaded_weights_are_recorded_on(pipe):
+def test_offloaded_weights_are_the_same_model(pipe):
     with Recorder(pipe, None, TEXT) as rec:
         rec(**REQUEST)
         offload(pipe)
@@ -213,6 +215,19 @@ def test_offloaded_weights_are_recorded_on(pipe):
     images, kernels = observe(pipe)
     np.testing.assert_array_equal(recorded, images)
     assert_recorded(rec.store, 1, kernels)
+    with Recorder(pipe, None, TEXT) as again:
+        again(**REQUEST)
+    assert rec.store.manifest == again.store.manifest
+
+
+def test_weights_that_are_changed_where_they_are_offloaded_are_another_model(pipe):
+    offload(pipe)
+    with Recorder(pipe, None, TEXT) as rec:
+        rec(**REQUEST)
+        held = middle(pipe).to_q._hf_hook.weights_map
+        held["weight"].add_(0.5)
+        with pytest.raises(StoreMismatchError, match=r"attn2\.to_q\.weight has other numbers"):
+            rec(**REQUEST)
 
 
 def in_callback(change):
