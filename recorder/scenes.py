@@ -18,6 +18,7 @@ __all__ = [
     "Part",
     "Scene",
     "aura_flow",
+    "binned",
     "cogvideox",
     "cogview_4",
     "flux",
@@ -94,8 +95,15 @@ def stable_diffusion_3(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, A
 
 
 def patches(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
-    """PixArt, HunyuanDiT, Sana: latents in patches; the text is never joined."""
+    """HunyuanDiT: latents in patches; the text is never joined."""
     return _latents(pipe, denoiser, arguments, text=0)
+
+
+def binned(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:
+    """PixArt, Sana: as `patches`, of a size of their own near the one asked for, to which they cut the picture."""
+    scene = patches(pipe, denoiser, arguments)
+    side = int(denoiser.config.sample_size) * int(pipe.vae_scale_factor)  # type: ignore[union-attr, arg-type]
+    return replace(scene, shape=(int(arguments.get("height") or side), int(arguments.get("width") or side)))
 
 
 def lumina_2(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> Scene:

@@ -28,6 +28,18 @@ ROWS = [
         notes="the padding of T5 is masked",
     ),
     Row(
+        "PixArt-alpha, a size of one's own",
+        "PixArtAlphaPipeline",
+        cross_parts.pixart_256,
+        {"prompt": PROMPT, "max_sequence_length": 16, "clean_caption": False, "height": 200, "width": 264}
+        | {"guidance_scale": 1.0},
+        branches=("cond",),
+        leaves={"text/14x18": T5},
+        words={"red": (1,), "cat": (2,)},
+        denoiser="transformer",
+        notes="the pipeline draws a size of its own, to which the grid belongs, and cuts the picture from it",
+    ),
+    Row(
         "PixArt-sigma",
         "PixArtSigmaPipeline",
         cross_parts.pixart_sigma,

@@ -26,9 +26,8 @@ def _pixart(kind, vae, **changes):
         num_layers=2,
         cross_attention_dim=16,
         caption_channels=WIDTH,
-        sample_size=8,
         patch_size=2,
-        **changes,
+        **{"sample_size": 8, **changes},
     )
     return finished(
         kind(scheduler=DPMSolverMultistepScheduler(), transformer=sharp(denoiser, 1.5), vae=vae, **t5_parts(64))
@@ -41,6 +40,11 @@ def pixart_alpha():
 
 def pixart_sigma():
     return _pixart(PixArtSigmaPipeline, flow_vae(), use_additional_conditions=False)
+
+
+def pixart_256():
+    """Large enough for a table of sizes."""
+    return _pixart(PixArtAlphaPipeline, deep_vae(), sample_size=32, use_additional_conditions=False)
 
 
 def hunyuan_dit():

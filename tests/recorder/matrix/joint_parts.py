@@ -3,6 +3,7 @@
 import warnings
 from contextlib import contextmanager
 
+import torch
 from diffusers import (
     ChromaPipeline,
     ChromaTransformer2DModel,
@@ -119,6 +120,10 @@ def _flux(kind, channels=16, parts=None, **changes):
 
 def flux():
     return _flux(FluxPipeline, guidance_embeds=True)
+
+
+def flux_bfloat16():
+    return flux().to(torch.bfloat16)
 
 
 def flux_kontext():

@@ -161,6 +161,7 @@ def test_layers_without_attention_of_a_picture_say_why(make, request_, reason):
         (joint_parts.sd3, {**FLUX, "prompt": [SHORT, "a dog"]}, (20, 36)),
         (joint_parts.flux_kontext, kontext(), (20, 36)),
         (cross_parts.sana, SANA, (32, 96)),
+        (cross_parts.pixart_256, {**FLUX, "prompt": SHORT, "height": 200, "width": 264}, (200, 264)),
     ],
 )
 def test_pictures_and_xarray(make, more, grid, tmp_path):
