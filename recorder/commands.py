@@ -5,6 +5,7 @@ torch and diffusers are imported when a command runs, so that its help answers a
 
 import json
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def sites(pipeline: str, every: bool, as_json: bool) -> None:
         click.echo(json.dumps([asdict(site) for site in found], indent=1))
     else:
         click.echo(found.table(every=every))
+        click.echo("\non the command line: --kinds, --keys, --layers, ... of attlas record")
+        click.echo(f"how large it becomes: attlas plan {shlex.quote(pipeline)}")
 
 
 @click.command(

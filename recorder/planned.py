@@ -129,7 +129,8 @@ class Plan:
             return f"{title}: nothing is left to do"
         calls = _count(self.calls, "denoiser call") + (f", {self.kept} of them kept" if self.kept < self.calls else "")
         branches = f"guidance branch{'es' if len(self.branches) > 1 else ''} {', '.join(self.branches)}"
-        lines = [f"{title}, each {calls}; {branches}", "", self._table()]
+        each = " each" if self.runs > 1 else ""
+        lines = [f"{title}: {calls}{each}, {branches}", "", self._table()]
         return "\n".join([*lines, "", *self._totals()])
 
     def _table(self) -> str:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from page_examples import commands, make_models, measured, printed, program
+
 from attlas.schemas.variables import LEAF_VARIABLES, ROOT_VARIABLES, markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -28,3 +30,27 @@ def test_pictures_and_pages_that_are_linked_exist():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_recording_page_runs_and_prints_what_it_says(tmp_path):
+    page = (ROOT / "docs/recording.md").read_text()
+    make_models(tmp_path)
+    for command, output in commands(page):
+        assert measured(printed(command, tmp_path)) == measured(output), command
+    done = subprocess.run([sys.executable, "-c", program(page)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['0000', '0001']"
+
+
+def test_the_recording_page_knows_every_field_of_a_capture():
+    from dataclasses import fields
+
+    from attlas.recorder import Capture
+    from attlas.recorder.commands import plan, record
+
+    page = (ROOT / "docs/recording.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(--[\w-]+)` \|", page, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(field.name for field in fields(Capture))
+    for command in (plan, record):
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {option for _, option in rows} <= options

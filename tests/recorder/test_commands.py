@@ -100,7 +100,8 @@ def test_flags_that_make_no_sense(folder, tmp_path, arguments, words):
 
 def test_sites(folder):
     table = run(sites, folder).stdout
-    title, rows, hints = table.strip().split("\n\n")
+    title, rows, hints, more = table.strip().split("\n\n")
+    assert more.endswith(f"attlas plan {folder}")
     assert "unet: UNet2DConditionModel" in title
     assert "16x16" in title
     assert "uncond, cond" in title
