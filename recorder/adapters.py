@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-__all__ = ["Adapter", "adapter_named", "adapters_of"]
+__all__ = ["Adapter", "adapters_of"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,6 @@ def adapters_of(path: str, module: nn.Module) -> list[Adapter]:
         )
         for number in range(count)
     ]
-
-
-def adapter_named(label: str, path: str, module: nn.Module) -> Adapter:
-    """IP-Adapter whose layer a store calls `label`."""
-    return next(adapter for adapter in adapters_of(path, module) if adapter.label == label)
 
 
 def _acts(scale: object) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from attlas.schemas.errors import CaptureError, unknown_name
+from attlas.schemas.errors import CaptureError, InvalidValueError, unknown_name
 
 __all__ = ["Family", "effective"]
 
@@ -78,8 +78,13 @@ class Family:
     def __post_init__(self) -> None:
         if self.cross not in ("text", "image"):
             raise unknown_name("kind of cross-attention", self.cross, ("text", "image"))
-        for _, kind in self.kinds:
-            for part in kind.split("+"):
+        for pattern, kind in self.kinds:
+            parts = kind.split("+")
+            if len(set(parts)) < len(parts):
+                raise InvalidValueError(
+                    f"family {self.name!r} says {kind!r} of {pattern!r}: two calls of one kind cannot be told apart"
+                )
+            for part in parts:
                 if part not in ("text", "image", "self"):
                     known = ("text", "image", "self")
                     raise unknown_name("kind of attention", part, known, where=f"family {self.name!r}")

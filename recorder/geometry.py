@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from attlas.recorder.adapters import adapter_named
+from attlas.recorder.adapters import adapters_of
 from attlas.recorder.capture import Capture
 from attlas.recorder.families import denoiser_of
 from attlas.recorder.family import Family
-from attlas.recorder.inventory import Site
+from attlas.recorder.inventory import Site, core
 from attlas.recorder.scenes import Part
 from attlas.schemas import Leaf
 from attlas.schemas.errors import CaptureError
@@ -179,9 +179,10 @@ def _image_keys(pipe: Any, family: Family, shape: SiteShape) -> list[KeyLabel]:
     where there is one. Keys that are no patches (a single class token, the tokens of an IP-Adapter) have no place.
     """
     keys = shape.keys
-    if shape.site.order:
-        site = shape.site
-        each = adapter_named(site.label, site.path, denoiser_of(pipe, family).get_submodule(site.path)).tokens
+    site = shape.site
+    made = {a.label: a for a in adapters_of(site.path, core(denoiser_of(pipe, family)).get_submodule(site.path))}
+    if site.order and site.label in made:
+        each = made[site.label].tokens
         return [KeyLabel("reference", picture=key // each if each and keys % each == 0 else 0) for key in range(keys)]
     grid = None if family.key_grid is None else family.key_grid(shape.site.path, keys, shape.grid)
     if grid is not None:

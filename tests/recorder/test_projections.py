@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from attlas.recorder import Capture, Family, Recorder, families, record, sites
 from attlas.recorder.observe import Watch
 from attlas.recorder.projections import looks_at_itself, projects
-from attlas.schemas.errors import CaptureError, ObservationError, UnknownNameError
+from attlas.schemas.errors import CaptureError, InvalidValueError, ObservationError, UnknownNameError
 
 REQUEST = {"example_image": picture(), "num_inference_steps": 2, "seed": 0}
 IMAGE = Capture(kinds="image", layers="attentions.middle.*")
@@ -364,6 +364,65 @@ def test_a_name_that_says_what_is_not_so_is_an_error():
 def test_a_family_takes_known_kinds_only():
     with pytest.raises(UnknownNameError, match="unknown kind of attention 'imge'"):
         Family("mine", ("P",), "image", kinds=(("*", "self+imge"),))
+
+
+class Both(Kernel):
+    """Looks at the text and then at a picture, with a kernel call each."""
+
+    def __init__(self, width, text, image, heads):
+        super().__init__(width, text, heads, width // heads)
+        self.to_k_image, self.to_v_image = (nn.Linear(image, width, bias=False) for _ in range(2))
+        self.image = None
+
+    def forward(self, x, context=None):
+        layers = ((self.to_k, self.to_v, context), (self.to_k_image, self.to_v_image, self.image))
+        query = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        out = 0
+        for to_k, to_v, tokens in layers:
+            key, value = (part(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (to_k, to_v))
+            out = out + F.scaled_dot_product_attention(query, key, value)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+
+def test_two_kernel_calls_of_one_module_have_a_kind_each():
+    pipe = restore_pipe()
+    block = pipe.unet.attentions["middle"].transformer_blocks[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        block.attn2 = Both(16, 16, 12, 4).requires_grad_(False)
+    pipe.unet.register_forward_pre_hook(
+        lambda _module, _args, given: setattr(block.attn2, "image", given["image"]), with_kwargs=True
+    )
+    request = {"prompt": "a red cat", "image": picture(), "seed": 0}
+    layers = Capture(layers="attentions.middle.*attn2")
+    with Recorder(pipe, None, layers) as rec, pytest.raises(ObservationError, match="made 2 attention calls"):
+        rec(**request)
+    both = Family(
+        "both",
+        ("RestorePipeline",),
+        "text",
+        kinds=(("attentions.middle.*attn2", "text+image"),),
+        key_grid=handwritten.patches,
+    )
+    families.register_family(both)
+    try:
+        with Recorder(pipe, None, layers) as rec:
+            rec(**request)
+    finally:
+        families.FAMILIES.remove(both)
+    store = rec.store
+    assert set(store.leaves) == {"text/3x4", "image/3x4"}
+    assert store.leaves["image/3x4"].key_grid == (4, 3)
+    block.attn2.image = None
+    with pytest.raises(InvalidValueError, match="two calls of one kind cannot be told apart"):
+        Family("mine", ("P",), "image", kinds=(("*", "text+text"),))
+
+
+def test_attention_that_is_no_number_is_named_as_that():
+    pipe = patch_pipe()
+    pipe.unet.attentions["middle"].transformer_blocks[0].attn2.to_k.weight.data[0, 0] = float("nan")
+    with Recorder(pipe, None, IMAGE) as rec, pytest.raises(ObservationError, match=r"middle.*attn2.*(not finite|NaN)"):
+        rec(**REQUEST)
 
 
 def test_every_module_is_a_site():
