@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 
-from attlas.analysis import InertAttentionWarning, maps, open_trace
-from attlas.schemas import Leaf, simulate_store
+from attlas.analysis import maps, open_trace
+from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 
 ONTO = {"g2r": "key", "r2g": "query"}
@@ -330,40 +330,6 @@ def test_attributes_tell_how_a_map_was_made(mixed, computes):
     }
     assert made["prompt"].dims == ("run",)
     assert made["query_y"].values.tolist() == [0, 1, 2, 3]
-
-
-def test_one_key_warns_and_marks_the_map(tools):
-    trace = open_trace(tools.make_store((tools.leaf_of("image", (4, 4), key_grid=(1, 1)),), runs=1)[0])
-    with pytest.warns(InertAttentionWarning):
-        made = maps.ulam(trace, "r2g")
-    assert made.attrs["inert"] is True
-
-
-def test_two_reference_grids_in_one_leaf_need_a_segment(tools):
-    # As in editing models: keys are the generated and the reference patches, of the same rows and columns.
-    rows, columns = (axis.ravel().tolist() for axis in np.indices((2, 2)))
-    segments = ("self",) * 4 + ("reference",) * 4
-    leaf = Leaf(
-        "joint",
-        (2, 2),
-        2,
-        4,
-        ("a",),
-        8,
-        segments,
-        tuple(rows * 2),
-        tuple(columns * 2),
-        encoding="factors",
-        keys_vary=True,
-    )
-    store, vectors = tools.make_store((leaf,), runs=1)
-    trace = open_trace(store)
-    with pytest.raises(InvalidValueError, match="of several parts, 'self' and 'reference'; choose one by keys="):
-        maps.ulam(trace, "g2r")
-    made = maps.ulam(trace, "g2r", keys="reference").compute()
-    q, k = vectors["joint/2x2", 0]
-    expected = tools.softmax(q[1] @ np.swapaxes(k[1], -1, -2), -1).mean(-2).sum((0, 1, 2))[4:]
-    np.testing.assert_allclose(made[0].values.ravel(), expected, rtol=1e-4)
 
 
 def test_what_a_summary_cannot_answer():

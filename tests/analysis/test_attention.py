@@ -131,6 +131,13 @@ def test_one_key_is_inert(tools):
     np.testing.assert_allclose(r2g[0].compute(), tools.softmax(q @ np.swapaxes(k, -1, -2), -2), rtol=2e-5)
 
 
+def test_one_key_warns_and_marks_the_map(tools):
+    trace = open_trace(tools.make_store((tools.leaf_of("image", (4, 4), key_grid=(1, 1)),), runs=1)[0])
+    with pytest.warns(InertAttentionWarning):
+        made = maps.ulam(trace, "r2g")
+    assert made.attrs["inert"] is True
+
+
 def test_several_grids_need_a_choice(mixed):
     with pytest.raises(InvalidValueError, match="kind 'image' of the store in memory has several grids, '4x4', '2x2'"):
         mixed.trace.attention("image")

@@ -228,3 +228,30 @@ def test_a_mask_of_the_references_size():
     np.testing.assert_allclose(made, one, rtol=1e-6)
     with pytest.raises(InvalidValueError, match="a mask of 5x5; accepted here: 4x4, 32x32"):
         maps.ulam(own, "r2g", keys=np.ones((5, 5)), segment="reference")
+
+
+def test_two_reference_grids_in_one_leaf_need_a_segment(tools):
+    # As in editing models: keys are the generated and the reference patches, of the same rows and columns.
+    rows, columns = (axis.ravel().tolist() for axis in np.indices((2, 2)))
+    segments = ("self",) * 4 + ("reference",) * 4
+    leaf = Leaf(
+        "joint",
+        (2, 2),
+        2,
+        4,
+        ("a",),
+        8,
+        segments,
+        tuple(rows * 2),
+        tuple(columns * 2),
+        encoding="factors",
+        keys_vary=True,
+    )
+    store, vectors = tools.make_store((leaf,), runs=1)
+    trace = open_trace(store)
+    with pytest.raises(InvalidValueError, match="of several parts, 'self' and 'reference'; choose one by keys="):
+        maps.ulam(trace, "g2r")
+    made = maps.ulam(trace, "g2r", keys="reference").compute()
+    q, k = vectors["joint/2x2", 0]
+    expected = tools.softmax(q[1] @ np.swapaxes(k[1], -1, -2), -1).mean(-2).sum((0, 1, 2))[4:]
+    np.testing.assert_allclose(made[0].values.ravel(), expected, rtol=1e-4)
