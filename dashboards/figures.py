@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from attlas.dashboards.colours import enlarge
 from attlas.dashboards.export import overlaid
-from attlas.dashboards.plots import patch_box
+from attlas.dashboards.patches import patch_box
 
 __all__ = ["contoured", "framed_patch", "large", "map_figure", "spread_patches"]
 

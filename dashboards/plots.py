@@ -13,6 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.dashboards.colours import blend, colour_table, enlarge, relative, transparency
+from attlas.dashboards.frame import framed, load
+from attlas.dashboards.patches import check_patch, patch_at, patch_box
 from attlas.dashboards.tiles import Tiles
 from attlas.schemas.errors import InvalidValueError
 
@@ -32,40 +34,6 @@ __all__ = [
 
 SIZE = 420
 """Longer side of a picture on the page, in screen pixels."""
-
-_FRAME: dict[str, Any] = {
-    "xaxis": None,
-    "yaxis": None,
-    "toolbar": None,
-    "default_tools": [],
-    "border": 0,
-    "show_frame": False,
-    "show_legend": False,
-    "invert_yaxis": True,
-    "padding": 0,
-    # Pictures beside each other keep their own ranges.
-    "axiswise": True,
-}
-
-
-def _load() -> None:
-    """Make bokeh the backend once: options below are bokeh's."""
-    if "bokeh" not in hv.Store.renderers:
-        hv.extension("bokeh", logo=False)
-
-
-def framed(element: Any, shape: tuple[float, float], size: int) -> Any:
-    """Fix frame and ranges, so that the frame shows exactly a picture of `shape`, its longer side `size` pixels."""
-    height, width = shape
-    scale = size / max(height, width)
-    across, down = round(width * scale), round(height * scale)
-    frame = {
-        "frame_width": across,
-        "frame_height": down,
-        # bokeh warns (W-1005) about a figure of fixed size that has no width of its own
-        "backend_opts": {"plot.width": across, "plot.height": down, "plot.min_border": 0},
-    }
-    return element.opts(xlim=(0, width), ylim=(0, height), **frame, **_FRAME)
 
 
 def _plane(array: xr.DataArray, what: str) -> NDArray[Any]:
@@ -102,7 +70,7 @@ def picture(image: xr.DataArray, *, size: int = SIZE) -> hv.RGB:
     >>> [str(dim) for dim in element.kdims], element.range("x"), element.range("y")
     (['x', 'y'], (0, 6), (0, 4))
     """
-    _load()
+    load()
     if image.ndim != 3 or image.shape[-1] != 3:
         raise InvalidValueError(f"picture has shape {image.shape}; (rows, columns, 3) is needed")
     return framed(_rgb(np.asarray(image.values, np.uint8)), (image.shape[0], image.shape[1]), size)
@@ -151,7 +119,7 @@ def heat(
     >>> float(np.nanmax(relative_values)), int(np.isnan(relative_values).sum())
     (1.0, 2)
     """
-    _load()
+    load()
     values = _plane(attention, "map")
     return _heat(values, relative(values, threshold=threshold, limits=limits), extent or values.shape, colours, opacity)
 
@@ -184,7 +152,7 @@ def outline(patch: tuple[int, int] | None, grid: tuple[int, int], extent: tuple[
     >>> outline((0, 1), (2, 2), (64, 64)).Rectangles.I.data.values.tolist()
     [[32.0, 0.0, 64.0, 32.0]]
     """
-    _load()
+    load()
     if patch is None:
         return _boxes([])
     check_patch(patch, grid)
@@ -195,28 +163,6 @@ def _boxes(boxes: Sequence[tuple[float, float, float, float]]) -> hv.Overlay:
     """Frames that are seen on dark and on bright pictures."""
     dark = hv.Rectangles(boxes).opts(line_color="#10131a", line_width=4, fill_alpha=0)
     return dark * hv.Rectangles(boxes).opts(line_color="#ffffff", line_width=2, fill_alpha=0)
-
-
-def patch_box(
-    patch: tuple[int, int], grid: tuple[int, int], extent: tuple[int, int]
-) -> tuple[float, float, float, float]:
-    """Left, low, right and high edge of a patch, in pixels of the picture."""
-    (row, column), (rows, columns), (height, width) = patch, grid, extent
-    return (
-        column * width / columns,
-        row * height / rows,
-        (column + 1) * width / columns,
-        (row + 1) * height / rows,
-    )
-
-
-def check_patch(patch: tuple[int, int], grid: tuple[int, int]) -> None:
-    """Refuse a patch outside its grid."""
-    if not (0 <= patch[0] < grid[0] and 0 <= patch[1] < grid[1]):
-        raise InvalidValueError(
-            f"patch {tuple(patch)} is outside the {grid[0]}x{grid[1]} grid; "
-            f"rows 0 to {grid[0] - 1} and columns 0 to {grid[1] - 1} are accepted"
-        )
 
 
 def overlay(
@@ -288,7 +234,7 @@ def strip(
     >>> [type(layer).__name__ for layer in strip(maps, "head")]
     ['RGB', 'Labels']
     """
-    _load()
+    load()
     if dim not in maps.dims or maps.ndim != 3:
         raise InvalidValueError(f"maps have dims {', '.join(map(str, maps.dims))}; {dim}, rows and columns are needed")
     ordered = maps.transpose(dim, ...)
@@ -317,31 +263,6 @@ def tile_layout(count: int, extent: tuple[int, int], *, columns: int = 10, tile:
     """Geometry of a strip of pictures of `extent`, the longer side of each `tile` screen pixels."""
     scale = tile / max(extent)
     return Tiles(count, columns, max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale)))
-
-
-def patch_at(x: float, y: float, extent: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
-    """Patch (row, column) of the grid at a place in a picture of `extent` (rows, columns).
-
-    Raises
-    ------
-    InvalidValueError
-        If the place is outside the picture.
-
-    Examples
-    --------
-    >>> patch_at(63.9, 0.0, (64, 64), (16, 16))
-    (0, 15)
-    >>> patch_at(32.0, 64.0, (64, 64), (16, 16))
-    (15, 8)
-    """
-    height, width = extent
-    if not (0 <= x <= width and 0 <= y <= height):
-        raise InvalidValueError(
-            f"the click at ({x:.1f}, {y:.1f}) is outside the picture; "
-            f"x from 0 to {width} and y from 0 to {height} are accepted"
-        )
-    # The far edges belong to the last patch.
-    return min(int(y * grid[0] / height), grid[0] - 1), min(int(x * grid[1] / width), grid[1] - 1)
 
 
 def brightest(attention: xr.DataArray) -> tuple[int, int, float]:
