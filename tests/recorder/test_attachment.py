@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from accelerate import cpu_offload
+from accelerate import cpu_offload, cpu_offload_with_hook
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -85,6 +85,11 @@ def offload(pipe):
     cpu_offload(pipe.unet, execution_device=torch.device("cpu"), offload_buffers=True)
 
 
+def visit(pipe):
+    """As whole models take turns on a device."""
+    cpu_offload_with_hook(pipe.unet, execution_device="cpu")
+
+
 def compiled(pipe):
     pipe.unet = torch.compile(pipe.unet, backend="eager")
 
@@ -114,7 +119,7 @@ def assert_recorded(store, run, kernels):
                     np.testing.assert_allclose(got, want, **CLOSE, err_msg=path)
 
 
-HARMLESS = [kernel, twin, align, flash, pytest.param(compiled, marks=pytest.mark.slow)]
+HARMLESS = [kernel, twin, align, visit, flash, pytest.param(compiled, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("change", HARMLESS)
