@@ -112,7 +112,7 @@ ROWS = [
             "cross_attention_kwargs": reference_parts.masks(2, 16, 16),
             **SIZE,
         },
-        reason='a kernel call for each picture, and how many is not known before the run; `kinds="text"` can be recorded',
+        reason='each picture makes a kernel call, how many is not known before the run; `kinds="text"` can be recorded',
         error=(ObservationError, "made 3 attention calls in one pass; 2 is known of it"),
     ),
     Row(

@@ -73,6 +73,12 @@ def small(**changes):
     return finished(StableDiffusionPipeline(**parts(**changes), **PLAIN))
 
 
+def sliced():
+    pipe = small()
+    pipe.enable_attention_slicing(1)
+    return pipe
+
+
 def sd2():
     """Predicts v, has more heads the deeper, linear projections, and a tokenizer that pads with an exclamation mark."""
     words = tokenizer(pad="!")

@@ -6,7 +6,7 @@ from matrix import unet_parts
 from matrix.pieces import photo
 from matrix.rows import Row
 
-from attlas.schemas.errors import CaptureError
+from attlas.schemas.errors import CaptureError, ObservationError
 
 PROMPT = "a red cat"
 TEXT = "1 bos, 3 word, 1 eos, 7 pad"
@@ -248,5 +248,13 @@ ROWS = [
         unet_parts.kandinsky,
         reason="it has no prompt: image embeddings and the picture share one softmax, in an order that no family names",
         error=(CaptureError, "KandinskyV22Pipeline is of no known pipeline family"),
+    ),
+    Row(
+        "Attention slicing, and processors of one's own",
+        "StableDiffusionPipeline",
+        unet_parts.sliced,
+        {"prompt": PROMPT, "height": 16, "width": 16},
+        reason="they do not call torch's attention kernel; the error names the layer, its processor and the cure",
+        error=(ObservationError, "attn2 computed its attention without being seen: its processor SlicedAttnProcessor"),
     ),
 ]
