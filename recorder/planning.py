@@ -2,12 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 from torch import nn
 from zarr.storage import MemoryStore
@@ -103,7 +104,8 @@ def plan(
     clock = _Stopwatch()
     bar = call_bar(pipe, 1, show=progress, what="measured run")
     with Recorder(pipe, target, capture, annotate=annotate) as recorder, bar as ticked:
-        clock.run(recorder, subject, todo, runs, ticked)
+        with _same_noise(todo[0][0]):
+            clock.run(recorder, subject, todo, runs, ticked)
         _fill_table(recorder.store, todo)
     measured = len(todo[0][1])
     store = recorder.store
@@ -160,6 +162,21 @@ class _Stopwatch:
         """Seconds that the first call took longer than the others: what is made ready once, the store among it."""
         first, *others = (end - begin for begin, end in zip(self._begun, self._ended, strict=True))
         return max(0.0, first - statistics.median(others)) if others else 0.0
+
+
+@contextmanager
+def _same_noise(request: Request) -> Iterator[None]:
+    """Leave the random numbers as they are, so that a recording afterwards draws what it would have drawn."""
+    given = request.arguments.get("generator")
+    generators = [one for one in (given if isinstance(given, list) else [given]) if one is not None]
+    states = [generator.get_state() for generator in generators]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _like(held: Store, backend: MemoryStore) -> Store:

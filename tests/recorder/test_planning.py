@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matrix.joint_parts import flux, flux_kontext, qwen_image
 from matrix.unet_parts import img2img
 from PIL import Image
@@ -133,6 +134,15 @@ def test_nothing_is_written_and_the_pipeline_is_as_it_was(pipe, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
     assert not pipe.unet._forward_hooks
     assert not pipe.unet._forward_pre_hooks
+
+
+def test_the_noise_of_the_recording_is_as_without_it(pipe):
+    generator = torch.Generator().manual_seed(3)
+    states = generator.get_state(), torch.random.get_rng_state()
+    plan(pipe, [{"prompt": "a cat", "num_inference_steps": 1, "generator": generator}], progress=False)
+    plan(pipe, [{"prompt": "a cat", "num_inference_steps": 1}], progress=False)
+    assert torch.equal(generator.get_state(), states[0])
+    assert torch.equal(torch.random.get_rng_state(), states[1])
 
 
 def test_runs_that_are_complete_are_not_counted(pipe, tmp_path):
