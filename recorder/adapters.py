@@ -24,7 +24,8 @@ def adapters_of(path: str, module: nn.Module) -> list[Adapter]:
     """IP-Adapters of the module at `path`, in the order in which they compute."""
     processor = getattr(module, "processor", None)
     projections = getattr(processor, "to_k_ip", None)
-    if projections is None:
+    if not isinstance(projections, nn.ModuleList):
+        # That of Stable Diffusion 3 looks at the picture and the reference in one softmax, which has no name here.
         return []
     count = len(projections)
     tokens = list(getattr(processor, "num_tokens", ()))

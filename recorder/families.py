@@ -83,6 +83,7 @@ FAMILIES: list[Family] = [
         "text",
         denoiser="transformer",
         passes=_true_guidance,
+        reference="ip_adapter_image",
     ),
     Family(
         "flux kontext",

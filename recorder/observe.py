@@ -320,6 +320,7 @@ def _unseen(path: str, module: nn.Module) -> str:
     return (
         f"{path} computed its attention without being seen: its processor {processor} does not call "
         "torch's scaled_dot_product_attention (attention slicing, xformers and hand-written attention do not); "
-        "call pipe.disable_attention_slicing(), pipe.disable_xformers_memory_efficient_attention() or "
-        "pipe.unet.set_attn_processor(AttnProcessor2_0()), or leave this layer out of Capture(layers=...)"
+        "call pipe.disable_attention_slicing(), pipe.disable_xformers_memory_efficient_attention(), "
+        "pipe.unet.set_attn_processor(AttnProcessor2_0()) or pipe.transformer.set_attention_backend('native'), or "
+        "leave this layer out of Capture(layers=...)"
     )

@@ -1,5 +1,6 @@
 """Rows of transformers whose text and picture share one softmax: the picture's queries, every key of the sequence."""
 
+import torch
 from matrix import joint_parts
 from matrix.pieces import photo
 from matrix.rows import Row
@@ -11,6 +12,7 @@ BOTH = {"kinds": ("joint", "self")}
 
 FLUX = {GRID: "16 text, 45 generated"}
 WORDS = {"red": (1,), "cat": (2,)}
+EYE = torch.linspace(-1, 1, 6)[None, None]
 LAST = slice(-45, None)
 """The picture after the text."""
 
@@ -385,5 +387,17 @@ ROWS = [
         denoiser="transformer",
         queries=slice(-15, None),
         notes="`strength` shortens the run",
+    ),
+    Row(
+        "FLUX.1, IP-Adapter",
+        "FluxPipeline",
+        joint_parts.flux_ip_adapter,
+        {**ASKED, "ip_adapter_image_embeds": [EYE], "negative_ip_adapter_image_embeds": [EYE]},
+        branches=("cond",),
+        leaves={**FLUX, "image/5x9": "4 reference"},
+        words=WORDS,
+        denoiser="transformer",
+        queries=LAST,
+        notes="a module looks at the sequence and then at the reference's tokens; blocks of one stream have no adapter",
     ),
 ]

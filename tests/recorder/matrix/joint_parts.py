@@ -28,6 +28,9 @@ from diffusers import (
     StableDiffusion3Img2ImgPipeline,
     StableDiffusion3Pipeline,
 )
+from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
+from diffusers.models.embeddings import ImageProjection, IPAdapterTimeImageProjection, MultiIPAdapterImageProjection
+from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from matrix.pieces import (
     WIDTH,
     clip_parts,
@@ -124,6 +127,34 @@ def flux():
 
 def flux_bfloat16():
     return flux().to(torch.bfloat16)
+
+
+def flux_ip_adapter():
+    pipe = flux()
+    denoiser = pipe.transformer
+    tokens = ImageProjection(image_embed_dim=6, cross_attention_dim=WIDTH, num_image_text_embeds=4)
+    denoiser.encoder_hid_proj = MultiIPAdapterImageProjection([tokens])
+    for name, module in denoiser.named_modules():
+        if name.startswith("transformer_blocks") and name.endswith(".attn"):
+            module.set_processor(FluxIPAdapterAttnProcessor(32, WIDTH, num_tokens=(4,), scale=[1.0]))
+    return finished(pipe)
+
+
+def sd3_ip_adapter():
+    pipe = sd3()
+    denoiser = pipe.transformer
+    denoiser.image_proj = IPAdapterTimeImageProjection(
+        embed_dim=6,
+        output_dim=16,
+        hidden_dim=16,
+        depth=1,
+        dim_head=8,
+        heads=2,
+        num_queries=4,
+    )
+    for block in denoiser.transformer_blocks:
+        block.attn.set_processor(SD3IPAdapterJointAttnProcessor2_0(16, 16, 8, timesteps_emb_dim=16))
+    return finished(pipe)
 
 
 def flux_kontext():

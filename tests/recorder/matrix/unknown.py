@@ -4,6 +4,7 @@ import inspect
 from functools import partial
 
 import diffusers
+import torch
 from matrix import cross_parts, joint_parts
 from matrix.rows import Row
 
@@ -77,6 +78,15 @@ ROWS = [
         | {"num_inference_steps": 6, "skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.8},
         reason="some calls have one pass more, without some of the layers",
         error=(ObservationError, "this pipeline makes more than 1 pass a call"),
+    ),
+    Row(
+        "Stable Diffusion 3, IP-Adapter",
+        "StableDiffusion3Pipeline",
+        joint_parts.sd3_ip_adapter,
+        {"prompt": "a red cat", "height": 20, "width": 36, "max_sequence_length": 16}
+        | {"ip_adapter_image_embeds": torch.zeros(2, 3, 6)},
+        reason="a second softmax of each module is over the picture and the reference's tokens together",
+        error=(ObservationError, "made 2 attention calls in one pass; 1 is known of it"),
     ),
     *(
         Row(
