@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 OUT    ?= demo-out
 SOURCES := $(shell git ls-files -co --exclude-standard 'schemas/*' 'recorder/*' 'analysis/*' 'dashboards/*' 2>/dev/null)
 
-.PHONY: help demo test lint bench install browser clean
+.PHONY: help demo test lint bench install browser pages clean
 
 help:
 	@echo "make demo    record, score and show two small trained models ($(OUT)/)"
 	@echo "make test    everything that CI runs"
 	@echo "make lint    ruff and mypy only"
 	@echo "make bench   measurements: size, overhead, speed"
+	@echo "make pages   what the commands on docs/recording.md print now"
 
 # The constraints file is the set of versions that the tests ran with.
 $(VENV)/requirements: constraints.txt pyproject.toml
@@ -44,6 +45,10 @@ browser:
 
 bench: install
 	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only -s
+
+# What the commands on the page print now.
+pages: install
+	$(BIN)/python tests/page_examples.py docs/recording.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -92,6 +92,14 @@ def test_a_store_of_another_model(attlas, tmp_path):
     refused(attlas("record", "demo:shapes", "s.zarr", "--prompt", "a disc"), "s.zarr", "model_digest")
 
 
+def test_a_plan_that_cannot_be(attlas, tmp_path):
+    simulate_store(tmp_path / "s.zarr")
+    refused(attlas("plan", "demo:shapes", "s.zarr", "--prompt", "a disc"), "s.zarr", "model_digest")
+    refused(attlas("plan", "demo:shapes", "--prompt", "a disc", "--keys", "dics"), "'dics'", "did you mean 'disc'")
+    refused(attlas("plan", "demo:shapes", "--prompt", "a disc", "--keep-steps", "1:x"), "START:STOP:STEP")
+    refused(attlas("plan", "demo:tryon", "--samples", "1", "--no-run"), "shows only in a run", "without --no-run")
+
+
 def test_a_newer_schema(attlas, tmp_path):
     simulate_store(tmp_path / "s.zarr")
     root = json.loads((tmp_path / "s.zarr/zarr.json").read_text())
