@@ -100,6 +100,7 @@ class Watch:
         self._compiled = compiled
         self._inside = False
         self._thread = 0
+        self._turn = 0
         self._mode = _Mode(self._untraced(self._see))
 
     def __enter__(self) -> Self:
@@ -177,6 +178,7 @@ class Watch:
         if not self._counts:
             return
         self._inside = False
+        self._turn += 1
         excess, self._excess = self._excess, []
         # torch calls an always-called hook with None when the module raised.
         if output is None:
@@ -206,7 +208,7 @@ class Watch:
             if not self._counts:
                 return
             grid = _picture_grid(args, kwargs) or (self._grids[-1] if self._grids else None)
-            gathered = Gathered.begin(path, module, args, kwargs) if projects(module) else None
+            gathered = Gathered.begin(path, module, self._turn, args, kwargs) if projects(module) else None
             self._frames.append(_Frame(path, grid, gathered))
             if not self._compiled:
                 # Only around the modules that are watched: passing every call of a model on takes its time.

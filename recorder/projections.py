@@ -88,10 +88,11 @@ class Projected:
 
 @dataclass
 class Gathered:
-    """What the layers of one module showed in one pass."""
+    """What the layers of one module showed in one pass; ``turn`` counts the passes of the denoiser before."""
 
     path: str
     module: nn.Module
+    turn: int = 0
     mask: str | None = None
     given: dict[str, list[Tensor]] = field(default_factory=dict)
     made: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -128,12 +129,14 @@ class Gathered:
         return handles if last is None else [*handles, last.register_forward_pre_hook(untraced(out))]
 
     @classmethod
-    def begin(cls, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Gathered":
+    def begin(
+        cls, path: str, module: nn.Module, turn: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "Gathered":
         """Begin a pass of `module`, which got these arguments."""
         given = dict(kwargs)
         if len(args) > 1:
             given |= zip(inspect.signature(module.forward).parameters, args, strict=False)
-        return cls(path, module, next((name for name in MASKS if given.get(name) is not None), None))
+        return cls(path, module, turn, next((name for name in MASKS if given.get(name) is not None), None))
 
     @property
     def own(self) -> bool | None:
@@ -200,13 +203,17 @@ class Gathered:
                 f"whether the attention of {self.path} is the softmax of its to_q and to_k cannot be proved: its "
                 f"to_out does not get (row, query, channel of all heads) once a pass: {KERNEL}"
             )
+        # Every row in the first pass, one of them in each that follows.
+        rows = int(query.shape[0])
+        chosen = slice(self.turn % rows, self.turn % rows + 1) if self.turn else slice(None)
+        query, key, value, result = query[chosen], key[chosen], value[chosen], self.result[0][chosen]
         with torch.autocast(query.device.type, enabled=False):
             logits = scale * _some(query, -2).float() @ key.float().transpose(-1, -2)
             shown = (logits.softmax(-1) @ value.float()).transpose(1, 2).flatten(2)
             # A logit is off by the precision times the lengths of its two vectors, and its exponential by as much.
             size = abs(scale) * query.float().norm(dim=-1).amax() * key.float().norm(dim=-1).amax()
             bound = self._precision(query) * (8 + 2 * size) * value.float().abs().amax()
-            excess: Tensor = (self.result[0].float() - shown).abs().amax() - bound
+            excess: Tensor = (result.float() - shown).abs().amax() - bound
             # Attention that is no number is found where it is encoded, and named as what it is.
             return torch.where(shown.isfinite().all(), excess, torch.zeros_like(excess))
 

@@ -223,6 +223,26 @@ def test_another_softmax_than_that_of_the_projections_is_an_error_that_says_so(k
         watched(kind)
 
 
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_attention_that_is_edited_in_later_calls_is_found(call):
+    """Of one branch alone, as methods do that put their own attention in its place."""
+    pipe = patch_pipe()
+    attn = pipe.unet.attentions["middle"].transformer_blocks[0].attn2
+    unfold, calls = attn.unfold, []
+
+    def edited(tensor):
+        calls.append(1)
+        out = unfold(tensor).clone()
+        if len(calls) > call:
+            out[1] += 0.1
+        return out
+
+    attn.unfold = edited
+    with Recorder(pipe, None, IMAGE) as rec, pytest.raises(ObservationError, match="it is not softmax"):
+        rec(**{**REQUEST, "num_inference_steps": 6})
+    assert len(calls) <= call + 2
+
+
 def test_a_mask_by_hand_is_an_error_with_the_fix():
     mask = torch.ones(2, 5, dtype=torch.bool)
     words = r"block\.attn2 got a mask \(its argument 'mask'\).*: let it call .*scaled_dot_product_attention"
