@@ -138,7 +138,7 @@ LEAF_VARIABLES = _table(
         ("key",),
         "str",
         "",
-        "what the key is: text, generated, reference, self or cls",
+        "what the key is: text, generated, reference, self, cls, register or pad",
         "coord",
         "patches",
     ),
