@@ -144,7 +144,11 @@ class Scribe:
         """Q and K in float16, on the grid of the store's precision."""
         if self._precision != "exact":
             arrays = round_factors(
-                query.float().numpy(), key.float().numpy(), self._precision, keys_vary=leaf.keys_vary
+                query.float().numpy(),
+                key.float().numpy(),
+                self._precision,
+                keys_vary=leaf.keys_vary,
+                masked=leaf.masked,
             )
             query, key = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
         return query.half(), key.half()

@@ -93,7 +93,7 @@ def round_values(values: NDArray[Any], variable: str, precision: str) -> NDArray
 
 
 def round_factors(
-    query: NDArray[np.float32], key: NDArray[np.float32], precision: str, *, keys_vary: bool
+    query: NDArray[np.float32], key: NDArray[np.float32], precision: str, *, keys_vary: bool, masked: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Q and K of one call on grids that keep the error of their logits below `LOGIT_NOISE`.
 
@@ -107,6 +107,8 @@ def round_factors(
         their own.
     keys_vary
         Whether K is stored for every call. If not, K weighs little, and is not rounded: all of the error is Q's.
+    masked
+        Whether the last channel is the mask of the keys, which stays as it is.
 
     Returns
     -------
@@ -123,6 +125,12 @@ def round_factors(
     noise = LOGIT_NOISE.get(precision)
     if noise is None:
         return query, key
+    if masked:
+        rounded = round_factors(query[..., :-1], key[..., :-1], precision, keys_vary=keys_vary)
+        return (
+            np.concatenate([rounded[0], query[..., -1:]], axis=-1),
+            np.concatenate([rounded[1], key[..., -1:]], axis=-1),
+        )
     if not keys_vary:
         return _round_to(query, key, noise), key
     share = noise / np.sqrt(2)

@@ -101,7 +101,7 @@ def simulate_store(
         for name, leaf in store.leaves.items():
             drawn = vectors(scene.whole(leaf), [_shown(label, scene) for label in branches], calls, rng)
             if leaf.encoding == "factors":
-                drawn = round_factors(*drawn, precision, keys_vary=leaf.keys_vary)
+                drawn = round_factors(*drawn, precision, keys_vary=leaf.keys_vary, masked=leaf.masked)
             arrays = attention_arrays(*drawn, scene.kept(leaf))
             for variable in leaf.variables():
                 if variable.name in arrays:

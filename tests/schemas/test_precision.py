@@ -130,3 +130,21 @@ def test_exact_changes_no_float16_and_others_are_left_alone():
         round_values(values, "log_attention", "exakt")
     with pytest.raises(UnknownNameError, match="unknown precision 'exakt'"):
         round_factors(*factors, "exakt", keys_vary=True)
+
+
+def test_a_mask_of_the_keys_takes_no_part_in_the_steps():
+    rng = np.random.default_rng(0)
+    query, key = (rng.normal(size=(2, 16, 8)).astype(np.float32) for _ in range(2))
+    mask = np.where(np.arange(16) > 11, -np.inf, 0).astype(np.float32)[None, :, None].repeat(2, axis=0)
+    plain = round_factors(query, key, "balanced", keys_vary=True)
+    masked = round_factors(
+        np.concatenate([query, np.ones_like(query[..., :1])], -1),
+        np.concatenate([key, mask], -1),
+        "balanced",
+        keys_vary=True,
+        masked=True,
+    )
+    for own, other in zip(plain, masked, strict=True):
+        np.testing.assert_array_equal(other[..., :-1], own)
+    assert np.abs(plain[0] - query).max() > 0
+    np.testing.assert_array_equal(masked[1][..., -1:], mask)
