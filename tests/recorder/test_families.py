@@ -269,45 +269,6 @@ def test_only_the_text_of_an_ip_adapter(pipe):
     assert set(rec.store.leaves) == {"text/8x8", "text/4x4"}
 
 
-def test_an_ip_adapter_that_is_switched_off_has_nothing_to_record(pipe):
-    request = ip_adapter(pipe)
-    pipe.set_ip_adapter_scale(0.0)
-    words = r"'image' attention of StableDiffusionPipeline cannot be recorded: down.*attn2: the scale of its IP-Adapter"
-    with pytest.raises(CaptureError, match=words), Recorder(pipe, None, Capture(kinds="image")):
-        pytest.fail("entered")
-    with Recorder(pipe) as rec:
-        rec(**request, num_inference_steps=2, seed=0)
-    assert set(rec.store.leaves) == {"text/8x8", "text/4x4"}
-
-
-@pytest.mark.parametrize(("before", "after", "words"), [(1.0, 0.0, "did not compute"), (0.0, 1.0, "made 2 attention")])
-def test_an_ip_adapter_that_is_switched_in_a_run_is_an_error(pipe, before, after, words):
-    def switch(pipe, step, timestep, tensors):
-        pipe.set_ip_adapter_scale(after)
-        return tensors
-
-    request = ip_adapter(pipe)
-    pipe.set_ip_adapter_scale(before)
-    with Recorder(pipe) as rec, pytest.raises(ObservationError, match=words):
-        rec(**request, num_inference_steps=2, seed=0, callback_on_step_end=switch)
-
-
-def test_two_ip_adapters_of_which_one_is_off(pipe):
-    request = ip_adapter(pipe)
-    for module in (pipe.unet.encoder_hid_proj.image_projection_layers,):
-        module.append(module[0])
-    for name, processor in pipe.unet.attn_processors.items():
-        if ".attn2." in name:
-            for projections in (processor.to_k_ip, processor.to_v_ip):
-                projections.append(type(projections[0])(16, projections[0].out_features, bias=False))
-            processor.num_tokens, processor.scale = (4, 4), [0.0, 1.0]
-    request["ip_adapter_image_embeds"] *= 2
-    with Recorder(pipe, None, Capture(kinds="image")) as rec:
-        rec(**request, num_inference_steps=2, seed=0)
-    for leaf in rec.store.leaves.values():
-        assert all(label.endswith(".processor.to_k_ip.1") for label in leaf.layers)
-
-
 def test_one_key_warns_that_the_map_is_inert(tryon):
     cls_only = type(tryon).encode_reference
 
