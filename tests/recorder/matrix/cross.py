@@ -84,4 +84,15 @@ ROWS = [
         denoiser="transformer",
         notes="`attn1` is linear: it has no softmax, and is not recorded",
     ),
+    Row(
+        "Sana Sprint",
+        "SanaSprintPipeline",
+        cross_parts.sana_sprint,
+        {**PLAIN, "prompt": PROMPT, "height": 32, "width": 96, "complex_human_instruction": None},
+        branches=("cond",),
+        leaves={"text/16x48": "1 bos, 3 word, 12 pad"},
+        words={"red": (2,), "cat": (3,)},
+        denoiser="transformer",
+        notes="guidance is distilled: one branch",
+    ),
 ]

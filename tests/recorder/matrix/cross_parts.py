@@ -10,7 +10,9 @@ from diffusers import (
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
+    SanaSprintPipeline,
     SanaTransformer2DModel,
+    SCMScheduler,
 )
 from matrix.pieces import WIDTH, deep_vae, finished, flow_vae, gemma_parts, sharp, t5_parts
 from tiny_tokenizers import bert_tokenizer
@@ -80,7 +82,7 @@ def hunyuan_dit():
     )
 
 
-def sana():
+def sana(kind=SanaPipeline, **changes):
     denoiser = SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
@@ -93,6 +95,7 @@ def sana():
         caption_channels=WIDTH,
         sample_size=8,
         patch_size=1,
+        **changes,
     )
     vae = AutoencoderDC(
         latent_channels=4,
@@ -105,13 +108,16 @@ def sana():
         decoder_qkv_multiscales=((), ()),
         scaling_factor=1.0,
     )
+    flow = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
     return finished(
-        SanaPipeline(
+        kind(
             transformer=sharp(denoiser),
-            scheduler=DPMSolverMultistepScheduler(
-                use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
-            ),
+            scheduler=SCMScheduler() if kind is SanaSprintPipeline else flow,
             vae=vae,
             **gemma_parts(512),
         )
     )
+
+
+def sana_sprint():
+    return sana(SanaSprintPipeline, guidance_embeds=True, qk_norm="rms_norm_across_heads")

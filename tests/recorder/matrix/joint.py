@@ -202,6 +202,17 @@ ROWS = [
         notes="a mask over the padding of T5",
     ),
     Row(
+        "Chroma, image to image",
+        "ChromaImg2ImgPipeline",
+        joint_parts.chroma_img2img,
+        {**ASKED, "image": photo(20, 36), "num_inference_steps": 4, "strength": 0.5, "guidance_scale": 1.0},
+        branches=("cond",),
+        leaves=FLUX,
+        words=WORDS,
+        denoiser="transformer",
+        queries=LAST,
+    ),
+    Row(
         "Qwen-Image",
         "QwenImagePipeline",
         joint_parts.qwen_image,

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from diffusers import (
+    ChromaImg2ImgPipeline,
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -196,7 +197,11 @@ def flux_kontext_inpaint():
     return _flux(FluxKontextInpaintPipeline)
 
 
-def chroma():
+def chroma_img2img():
+    return chroma(ChromaImg2ImgPipeline)
+
+
+def chroma(kind=ChromaPipeline):
     with current():
         denoiser = ChromaTransformer2DModel(
             patch_size=1,
@@ -212,7 +217,7 @@ def chroma():
             approximator_layers=1,
         )
     return finished(
-        ChromaPipeline(
+        kind(
             scheduler=FlowMatchEulerDiscreteScheduler(),
             transformer=sharp(denoiser, 1.5),
             vae=flow_vae(),

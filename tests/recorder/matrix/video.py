@@ -150,4 +150,19 @@ ROWS = [
         denoiser="transformer",
         notes="tokens of the first frame have timestep 0 in every call",
     ),
+    Row(
+        "Wan, video to video",
+        "WanVideoToVideoPipeline",
+        video_parts.wan_video_to_video,
+        lambda pipe: {
+            **{name: value for name, value in embedded(pipe).items() if name not in ("image", "num_frames")},
+            "video": [photo(48, 80, frame) for frame in range(5)],
+            "guidance_scale": 1.0,
+            "strength": 0.5,
+            "num_inference_steps": 4,
+        },
+        branches=("cond",),
+        leaves={f"text/{GRID}": "512 word"},
+        denoiser="transformer",
+    ),
 ]

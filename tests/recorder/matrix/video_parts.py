@@ -16,6 +16,7 @@ from diffusers import (
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVideoToVideoPipeline,
 )
 from matrix.pieces import WIDTH, finished, sharp, t5_parts, umt5_parts, wan_vae
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
@@ -45,6 +46,12 @@ def _flow():
 def wan(**changes):
     return finished(
         WanPipeline(transformer=_wan_transformer(), vae=wan_vae(), scheduler=_flow(), **umt5_parts(512), **changes)
+    )
+
+
+def wan_video_to_video():
+    return finished(
+        WanVideoToVideoPipeline(transformer=_wan_transformer(), vae=wan_vae(), scheduler=_flow(), **umt5_parts(512))
     )
 
 
