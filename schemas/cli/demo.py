@@ -14,7 +14,10 @@ from attlas.schemas.store import open_store
 __all__ = ["demo"]
 
 WORLDS = {
-    "shapes": (("text",), "a text-to-image model of coloured shapes"),
+    "shapes": (
+        ("text", "--vocabulary", "disc,triangle,ring,cross,red,green,blue,yellow,cyan,purple"),
+        "a text-to-image model of coloured shapes",
+    ),
     "tryon": (("image,self",), "a try-on model that puts a reference garment onto a figure"),
 }
 """Each world with the kinds of attention that its store holds (and further flags of `attlas record`)."""
