@@ -113,11 +113,11 @@ def sites(pipe: Any) -> SiteList:
     # An IP-Adapter asks with the queries of its module, of which the empty copy shows the first call only.
     grids = {path: shape.grid for (path, _), shape in shapes.items()}
     found = [replace(site, grid=grids.get(site.path)) for site in found]
-    listed = [_filled(site, shapes.get((site.path, site.order)), family) for site in found]
+    listed = [_filled(site, shapes.get((site.path, site.order))) for site in found]
     return SiteList(listed, _title(pipe, denoiser, family, rehearsal))
 
 
-def _filled(site: Site, shape: Rehearsed | None, family: Family) -> Site:
+def _filled(site: Site, shape: Rehearsed | None) -> Site:
     if shape is None:
         return site
     if not shape.keys_known:
@@ -125,8 +125,6 @@ def _filled(site: Site, shape: Rehearsed | None, family: Family) -> Site:
     segments: list[tuple[str, int | None]] = [
         (part.segment, part.tokens if shape.text_known or part.segment != "text" else None) for part in shape.parts
     ]
-    if family.denoiser == "transformer" and family.reference is not None and site.kind in ("joint", "self"):
-        segments.append(("reference", None))
     numbers = [number for _, number in segments]
     total = None if None in numbers else sum(number for number in numbers if number is not None)
     return replace(site, grid=shape.grid, keys=total, segments=tuple(segments))

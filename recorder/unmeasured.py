@@ -31,7 +31,8 @@ def empty_store(subject: Subject, manifest: Manifest, request: Request) -> tuple
         If shapes or calls show only in a run.
     """
     pipe, family, capture = subject.pipe, subject.family, subject.capture
-    pictured = family.reference is not None and request.arguments.get(family.reference) is not None
+    # It may join the sequence as a reference, or say how large the picture becomes.
+    pictured = any(request.arguments.get(name) is not None for name in ("image", "image_reference"))
     if "height" not in accepted_arguments(pipe) or (pictured and "joint" in subject.kinds):
         raise CaptureError(f"what {type(pipe).__name__} makes of its input picture shows only in a run; {ADVICE}")
     rehearsal = rehearse(pipe, family, subject.denoiser, subject.sites, request.arguments)

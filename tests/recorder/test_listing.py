@@ -36,7 +36,7 @@ def shown(pipe):
         # 128x128 latents, packed by 2.
         (flux, {("joint", (64, 64), 4608, (("text", 512), ("generated", 4096)))}),
         (chroma, {("joint", (64, 64), 4608, (("text", 512), ("generated", 4096)))}),
-        (flux_kontext, {("joint", (64, 64), None, (("text", 512), ("generated", 4096), ("reference", None)))}),
+        (flux_kontext, {("joint", (64, 64), 4608, (("text", 512), ("generated", 4096)))}),
         (qwen_image, {("joint", (64, 64), None, (("text", None), ("generated", 4096)))}),
         # A default of 64x64 pixels, patches of 2x8.
         (
