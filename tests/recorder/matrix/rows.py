@@ -6,7 +6,7 @@ from importlib import import_module
 from itertools import groupby
 from typing import Any
 
-TABLES = ("unets", "references", "joint", "cross", "video", "newer", "handwritten", "unknown")
+TABLES = ("unets", "references", "joint", "joint_tasks", "cross", "video", "newer", "handwritten", "unknown")
 """Modules of this folder with rows: each may have a list ROWS, and need not be there."""
 
 
