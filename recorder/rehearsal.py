@@ -55,14 +55,16 @@ def rehearse(
 
     None where it is not known what the denoiser needs, or where it does not run without numbers.
     """
-    call = empty_call(pipe, denoiser, arguments or {})
-    if call is None:
-        return None
     wanted = {(site.path, site.order): site for site in sites if not site.reason}
     anatomy = anatomy_of(denoiser)
     seen: dict[tuple[str, int], Rehearsed] = {}
     try:
-        scene = None if anatomy.scene is None else anatomy.scene(pipe, denoiser, call.arguments)
+        call = empty_call(pipe, denoiser, arguments or {})
+        if call is None:
+            return None
+        scene = (
+            None if anatomy.scene is None else anatomy.scene(pipe, denoiser, {**(arguments or {}), **call.arguments})
+        )
 
         def note(sighting: Sighting) -> None:
             site = wanted.get((sighting.path, sighting.order))
@@ -84,7 +86,7 @@ def rehearse(
         with torch.no_grad(), Watch(twin, {path for path, _ in wanted}, note):
             twin(**{name: _on_meta(value) for name, value in call.arguments.items()})
     except (RuntimeError, TypeError, ValueError):
-        # The numbers matter to this denoiser, or it is not as its class has it.
+        # The numbers matter to this denoiser, or it or its pipeline is not as the class has it.
         return None
     if scene is not None:
         return Rehearsal(seen, scene.shape, scene.frames)

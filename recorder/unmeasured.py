@@ -32,9 +32,15 @@ def empty_store(subject: Subject, manifest: Manifest, request: Request) -> tuple
     """
     pipe, family, capture = subject.pipe, subject.family, subject.capture
     # It may join the sequence as a reference, or say how large the picture becomes.
-    pictured = any(request.arguments.get(name) is not None for name in ("image", "image_reference"))
-    if "height" not in accepted_arguments(pipe) or (pictured and "joint" in subject.kinds):
+    pictured = any(request.arguments.get(name) is not None for name in ("image", "image_reference", "video"))
+    accepted = accepted_arguments(pipe)
+    if "height" not in accepted or (pictured and "joint" in subject.kinds):
         raise CaptureError(f"what {type(pipe).__name__} makes of its input picture shows only in a run; {ADVICE}")
+    sized = any(request.arguments.get(name) is not None for name in ("height", "width"))
+    if sized and "use_resolution_binning" in accepted and effective(pipe, request.arguments, "use_resolution_binning"):
+        raise CaptureError(f"which size {type(pipe).__name__} draws in for the asked one shows only in a run; {ADVICE}")
+    if "intermediate_timesteps" in accepted:
+        raise CaptureError(f"how many calls {type(pipe).__name__} makes shows only in a run; {ADVICE}")
     rehearsal = rehearse(pipe, family, subject.denoiser, subject.sites, request.arguments)
     if rehearsal is None:
         raise CaptureError(f"the shapes of {type(subject.denoiser).__name__} show only in a run; {ADVICE}")
