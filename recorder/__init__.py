@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attlas.recorder.capture import Capture
-    from attlas.recorder.families import register_family
-    from attlas.recorder.family import Family
-    from attlas.recorder.inventory import Site
     from attlas.recorder.jobs import record
-    from attlas.recorder.listing import SiteList, sites
+    from attlas.recorder.models.families import register_family
+    from attlas.recorder.models.family import Family
+    from attlas.recorder.models.inventory import Site
+    from attlas.recorder.models.listing import SiteList, sites
     from attlas.recorder.pipelines import load_pipeline
-    from attlas.recorder.planned import Plan
-    from attlas.recorder.planning import plan
+    from attlas.recorder.plans.planned import Plan
+    from attlas.recorder.plans.planning import plan
     from attlas.recorder.recording import Recorder
 
 __all__ = [
@@ -34,16 +34,16 @@ __all__ = [
 
 _HOME = {
     "Capture": "capture",
-    "Family": "family",
-    "Plan": "planned",
+    "Family": "models.family",
+    "Plan": "plans.planned",
     "Recorder": "recording",
-    "Site": "inventory",
-    "SiteList": "listing",
+    "Site": "models.inventory",
+    "SiteList": "models.listing",
     "load_pipeline": "pipelines",
-    "plan": "planning",
+    "plan": "plans.planning",
     "record": "jobs",
-    "register_family": "families",
-    "sites": "listing",
+    "register_family": "models.families",
+    "sites": "models.listing",
 }
 
 

@@ -97,7 +97,7 @@ class Asked:
 
 def load(name: str, options: dict[str, Any], capture: Capture) -> Asked:
     """Make the requests, check them and the capture, and load the pipeline; in this order where its class is known."""
-    from attlas.recorder.families import FAMILIES
+    from attlas.recorder.models.families import FAMILIES
     from attlas.recorder.pipelines import load_pipeline, pipeline_class
     from attlas.recorder.requests import accepted_arguments
 

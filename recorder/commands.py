@@ -39,7 +39,7 @@ Modules that are alike share a line; its pattern can be given to --layers of att
 def sites(pipeline: str, every: bool, as_json: bool) -> None:
     """List what can be recorded in a pipeline."""
     _silence_libraries()
-    from attlas.recorder.listing import sites as find
+    from attlas.recorder.models.listing import sites as find
     from attlas.recorder.pipelines import load_pipeline
 
     found = find(load_pipeline(pipeline))
@@ -77,7 +77,7 @@ def plan(pipeline: str, store: Path | None, **options: Any) -> None:
     check_flags(options)
     capture = capture_of(options)
     _silence_libraries()
-    from attlas.recorder.planning import plan as make
+    from attlas.recorder.plans.planning import plan as make
 
     if options["quiet"]:
         _hide_bars()

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from attlas.recorder.adapters import adapters_of
 from attlas.recorder.capture import Capture
-from attlas.recorder.families import denoiser_of
-from attlas.recorder.family import Family
-from attlas.recorder.inventory import Site, core
-from attlas.recorder.scenes import Part
+from attlas.recorder.models.adapters import adapters_of
+from attlas.recorder.models.families import denoiser_of
+from attlas.recorder.models.family import Family
+from attlas.recorder.models.inventory import Site, core
+from attlas.recorder.models.scenes import Part
 from attlas.schemas import Leaf
 from attlas.schemas.errors import CaptureError
 

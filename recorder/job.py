@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from attlas.recorder.clock import Clock
 from attlas.recorder.destination import Target, check_geometry, check_present, make_store, storing
 from attlas.recorder.geometry import build_leaves
-from attlas.recorder.inventory import Subject
-from attlas.recorder.key_labels import in_sequence, only
+from attlas.recorder.labels.key_labels import in_sequence, only
+from attlas.recorder.labels.tokens import TokenLabels, label_tokens
+from attlas.recorder.models.inventory import Subject
 from attlas.recorder.pictures import generated_pictures
 from attlas.recorder.requests import Request
 from attlas.recorder.scribe import Copied, Scribe
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Geometry
-from attlas.recorder.tokens import TokenLabels, label_tokens
 from attlas.recorder.vocabulary import key_projection
 from attlas.schemas import Leaf, Manifest, Store
 from attlas.schemas.errors import CaptureError, ObservationError

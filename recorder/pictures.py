@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from attlas.recorder.family import Family
+from attlas.recorder.models.family import Family
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["generated_pictures", "reference_pictures", "rgb"]

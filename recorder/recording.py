@@ -11,9 +11,9 @@ from torch import nn
 from attlas.recorder.capture import Capture
 from attlas.recorder.describe import describe
 from attlas.recorder.destination import Target, name_of, open_matching, storing, text_room
-from attlas.recorder.inventory import Subject, compiles, select
 from attlas.recorder.job import Annotate, Job
 from attlas.recorder.ledger import missing_runs, next_label
+from attlas.recorder.models.inventory import Subject, compiles, select
 from attlas.recorder.observe import Watch
 from attlas.recorder.probe import Probe, changed, probe
 from attlas.recorder.requests import Request, accepted_arguments, prepare

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from attlas.recorder.families import pictures_of
-from attlas.recorder.inventory import Subject
+from attlas.recorder.models.families import pictures_of
+from attlas.recorder.models.inventory import Subject
 from attlas.recorder.pictures import reference_pictures
 from attlas.schemas.annotations import check_annotations
 from attlas.schemas.errors import InvalidValueError, unknown_name

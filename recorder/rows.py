@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from attlas.recorder.capture import Capture
-from attlas.recorder.family import Family
+from attlas.recorder.models.family import Family
 from attlas.schemas.errors import CaptureError, ObservationError
 
 __all__ = ["Rows"]

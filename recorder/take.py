@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attlas.recorder.adapters import adapters_of
 from attlas.recorder.clock import Clock
 from attlas.recorder.copies import copy_out
 from attlas.recorder.geometry import SiteShape, head_labels
-from attlas.recorder.inventory import Site, Subject
+from attlas.recorder.models.adapters import adapters_of
+from attlas.recorder.models.inventory import Site, Subject
+from attlas.recorder.models.scenes import Scene
 from attlas.recorder.observe import Sighting
 from attlas.recorder.rows import Rows
-from attlas.recorder.scenes import Scene
 from attlas.recorder.scribe import Copied
 from attlas.recorder.views import Chosen, View, arrange_keys, kept_parts, key_bias, text_places, view_of
 from attlas.recorder.vocabulary import key_features

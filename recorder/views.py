@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attlas.recorder.inventory import Site
+from attlas.recorder.models.inventory import Site
+from attlas.recorder.models.scenes import Part, Scene
 from attlas.recorder.observe import Sighting
-from attlas.recorder.scenes import Part, Scene
 from attlas.schemas.errors import CaptureError, ObservationError
 
 __all__ = ["Chosen", "View", "arrange_keys", "kept_parts", "key_bias", "text_places", "view_of"]

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attlas.recorder.tokens import label_tokens
+from attlas.recorder.labels.tokens import label_tokens
 from attlas.schemas.errors import CaptureError
 from attlas.schemas.vocabulary import Vocabulary
 

@@ -6,7 +6,7 @@ from matrix.pieces import photo
 from matrix.reference_parts import base, ip_adapter, plus
 
 from attlas.recorder import Capture, Recorder, sites
-from attlas.recorder.adapters import Adapter, adapters_of
+from attlas.recorder.models.adapters import Adapter, adapters_of
 from attlas.schemas.errors import CaptureError, ObservationError
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn2"

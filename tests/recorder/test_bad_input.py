@@ -11,7 +11,8 @@ from test_faults import everything
 from tiny_pipelines import make_pipe
 from torch import nn
 
-from attlas.recorder import Capture, Family, families, record, register_family
+from attlas.recorder import Capture, Family, record, register_family
+from attlas.recorder.models import families
 from attlas.recorder.scribe import Scribe
 from attlas.schemas import open_store, validate_store
 from attlas.schemas.errors import (

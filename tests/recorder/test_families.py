@@ -24,9 +24,10 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from attlas.recorder import Capture, Family, Recorder, families, register_family, sites
+from attlas.recorder import Capture, Family, Recorder, register_family, sites
 from attlas.recorder.demo.tryon import TryOnPipeline
-from attlas.recorder.families import family_of
+from attlas.recorder.models import families
+from attlas.recorder.models.families import family_of
 from attlas.schemas.errors import CaptureError, InvalidValueError, ObservationError, UnknownNameError
 
 PLAIN = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

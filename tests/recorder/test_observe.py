@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attlas.recorder import Capture, Recorder
-from attlas.recorder.inventory import core
+from attlas.recorder.models.inventory import core
 from attlas.recorder.observe import Watch, is_compiled
 from attlas.schemas.errors import CaptureError, NotRecordedError, ObservationError, StoreMismatchError
 

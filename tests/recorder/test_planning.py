@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_pipelines import make_pipe
 
 from attlas.recorder import Capture, Recorder, load_pipeline, plan, record
-from attlas.recorder.counting import LARGE, counting_store
+from attlas.recorder.plans.counting import LARGE, counting_store
 from attlas.schemas import open_store
 from attlas.schemas.errors import CaptureError, InvalidValueError, ObservationError, StoreMismatchError
 

@@ -38,7 +38,8 @@ from matrix import handwritten
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from attlas.recorder import Capture, Family, Recorder, families, record, sites
+from attlas.recorder import Capture, Family, Recorder, record, sites
+from attlas.recorder.models import families
 from attlas.recorder.observe import Watch
 from attlas.recorder.projections import looks_at_itself, projects
 from attlas.schemas.errors import CaptureError, InvalidValueError, ObservationError, UnknownNameError

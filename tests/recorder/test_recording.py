@@ -6,7 +6,7 @@ import torch
 from tiny_pipelines import TOKENS, draw, make_pipe
 
 from attlas.recorder import Capture, Recorder, record
-from attlas.recorder.inventory import attention_modules
+from attlas.recorder.models.inventory import attention_modules
 
 PROMPT = "a red cat and a blue dog"
 EVERYTHING = ("text", "self")

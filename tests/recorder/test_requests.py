@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from attlas.recorder import Capture, Recorder
-from attlas.recorder.inventory import select
+from attlas.recorder.models.inventory import select
 from attlas.recorder.pictures import generated_pictures, rgb
 from attlas.recorder.request_files import read_array, read_mask, read_requests
 from attlas.recorder.requests import accepted_arguments, canonical, prepare

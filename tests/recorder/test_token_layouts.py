@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from attlas.recorder.tokens import label_tokens
+from attlas.recorder.labels.tokens import label_tokens
 from attlas.schemas.words import covered, spans
 
 ONE = ("StableDiffusionPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline", "WanPipeline", "CogVideoXPipeline")

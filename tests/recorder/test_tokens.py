@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tiny_pipelines import TOKENS, make_pipe, tokenizer
 from tiny_tokenizers import bert_tokenizer, byte_letters, gemma_tokenizer, qwen_tokenizer, t5_tokenizer
 
-from attlas.recorder.spelling import spell
-from attlas.recorder.tokens import label_tokens
-from attlas.recorder.wording import Wording
+from attlas.recorder.labels.spelling import spell
+from attlas.recorder.labels.tokens import label_tokens
+from attlas.recorder.labels.wording import Wording
 from attlas.schemas.words import covered, spans
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attlas.recorder.wording import Wording
+from attlas.recorder.labels.wording import Wording
 
 
 def origin(made, word):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attlas.recorder.tables import aligned, human_bytes, human_time
+from attlas.recorder.plans.tables import aligned, human_bytes, human_time
 from attlas.schemas.variables import LEAF_VARIABLES, ROOT_VARIABLES
 
 __all__ = ["Plan", "PlannedArray", "PlannedTime"]

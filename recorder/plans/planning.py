@@ -14,17 +14,17 @@ from torch import nn
 from zarr.storage import MemoryStore
 
 from attlas.recorder.capture import Capture
-from attlas.recorder.counting import CountedFiles, counting_store
 from attlas.recorder.describe import describe
 from attlas.recorder.destination import open_matching
-from attlas.recorder.inventory import Subject, select
 from attlas.recorder.job import Annotate
 from attlas.recorder.ledger import check_ids, missing_runs
-from attlas.recorder.planned import Plan, PlannedArray, PlannedTime
+from attlas.recorder.models.inventory import Subject, select
+from attlas.recorder.plans.counting import CountedFiles, counting_store
+from attlas.recorder.plans.planned import Plan, PlannedArray, PlannedTime
+from attlas.recorder.plans.unmeasured import empty_store
 from attlas.recorder.progress import call_bar
 from attlas.recorder.recording import Recorder
 from attlas.recorder.requests import Request, prepare
-from attlas.recorder.unmeasured import empty_store
 from attlas.schemas import Store, create_store
 from attlas.schemas.errors import InvalidValueError
 from attlas.schemas.variables import LEAF_VARIABLES

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attlas.recorder.anatomy import anatomy_of
-from attlas.recorder.empty_call import empty_call
-from attlas.recorder.family import Family
-from attlas.recorder.inventory import Site
+from attlas.recorder.models.anatomy import anatomy_of
+from attlas.recorder.models.empty_call import empty_call
+from attlas.recorder.models.family import Family
+from attlas.recorder.models.inventory import Site
+from attlas.recorder.models.scenes import Part
 from attlas.recorder.observe import Sighting, Watch
-from attlas.recorder.scenes import Part
 from attlas.recorder.views import ROOM, view_of
 
 __all__ = ["Rehearsal", "Rehearsed", "rehearse"]

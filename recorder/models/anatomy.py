@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from attlas.recorder import scenes
-from attlas.recorder.scenes import Scene
+from attlas.recorder.models import scenes
+from attlas.recorder.models.scenes import Scene
 
 __all__ = ["ANATOMIES", "Anatomy", "anatomy_of"]
 

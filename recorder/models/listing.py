@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from attlas.recorder.families import denoiser_of, family_of
-from attlas.recorder.family import Family
-from attlas.recorder.inventory import Site, all_sites, core
-from attlas.recorder.rehearsal import Rehearsal, Rehearsed, rehearse
-from attlas.recorder.tables import aligned
+from attlas.recorder.models.families import denoiser_of, family_of
+from attlas.recorder.models.family import Family
+from attlas.recorder.models.inventory import Site, all_sites, core
+from attlas.recorder.models.rehearsal import Rehearsal, Rehearsed, rehearse
+from attlas.recorder.plans.tables import aligned
 
 __all__ = ["SiteList", "sites"]
 

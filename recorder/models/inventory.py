@@ -10,11 +10,11 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from attlas.recorder.adapters import adapters_of
-from attlas.recorder.anatomy import Anatomy, anatomy_of
 from attlas.recorder.capture import Capture
-from attlas.recorder.families import denoiser_of, family_of
-from attlas.recorder.family import Family
+from attlas.recorder.models.adapters import adapters_of
+from attlas.recorder.models.anatomy import Anatomy, anatomy_of
+from attlas.recorder.models.families import denoiser_of, family_of
+from attlas.recorder.models.family import Family
 from attlas.recorder.observe import is_compiled
 from attlas.recorder.projections import looks_at_itself, projects
 from attlas.schemas.errors import CaptureError, unknown_name

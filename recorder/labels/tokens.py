@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from attlas.recorder import instructed
-from attlas.recorder.asked import Asked
-from attlas.recorder.spelling import TokenLabels, joined, nothing, spell, unlabelled
+from attlas.recorder.labels import instructed
+from attlas.recorder.labels.asked import Asked
+from attlas.recorder.labels.spelling import TokenLabels, joined, nothing, spell, unlabelled
 
 __all__ = ["LAYOUTS", "Layout", "TokenLabels", "label_tokens", "unlabelled"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from attlas.recorder.family import Family, effective
+from attlas.recorder.models.family import Family, effective
 from attlas.schemas.errors import CaptureError, InvalidValueError
 
 __all__ = ["FAMILIES", "Family", "denoiser_of", "family_of", "pictures_of", "register_family"]

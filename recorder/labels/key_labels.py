@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attlas.recorder.tokens import TokenLabels
+from attlas.recorder.labels.tokens import TokenLabels
 
 __all__ = ["in_sequence", "only"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attlas.recorder.wording import NOWHERE, Wording
+from attlas.recorder.labels.wording import NOWHERE, Wording
 
 __all__ = ["TokenLabels", "joined", "nothing", "spell", "unlabelled"]
 

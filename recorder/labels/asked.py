@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
-from attlas.recorder.wording import Wording
+from attlas.recorder.labels.wording import Wording
 
 __all__ = ["Asked", "from_module"]
 

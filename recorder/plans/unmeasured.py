@@ -7,10 +7,10 @@ import numpy as np
 
 from attlas.recorder.capture import Capture
 from attlas.recorder.destination import make_store
-from attlas.recorder.family import effective
 from attlas.recorder.geometry import SiteShape, build_leaves, head_labels
-from attlas.recorder.inventory import Site, Subject
-from attlas.recorder.rehearsal import Rehearsal, rehearse
+from attlas.recorder.models.family import effective
+from attlas.recorder.models.inventory import Site, Subject
+from attlas.recorder.models.rehearsal import Rehearsal, rehearse
 from attlas.recorder.requests import Request, accepted_arguments
 from attlas.recorder.vocabulary import embed, key_features
 from attlas.schemas import Manifest, Store

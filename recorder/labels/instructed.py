@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from attlas.recorder.asked import Asked, from_module
-from attlas.recorder.spelling import TokenLabels, joined, nothing, spell, unlabelled
-from attlas.recorder.wording import Wording
+from attlas.recorder.labels.asked import Asked, from_module
+from attlas.recorder.labels.spelling import TokenLabels, joined, nothing, spell, unlabelled
+from attlas.recorder.labels.wording import Wording
 
 __all__ = ["lumina_2", "qwen", "qwen_edit", "sana"]
 

@@ -1,0 +1,1 @@
+"""Labels of text keys: token, segment, characters of the prompt, chunk."""

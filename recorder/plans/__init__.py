@@ -1,0 +1,1 @@
+"""Dry runs: what a recording will hold, weigh and take."""
