@@ -14,10 +14,13 @@ import numpy as np
 from attlas.schemas.errors import InvalidValueError, unknown_name
 from attlas.schemas.variables import KINDS, LEAF_VARIABLES, Variable
 
-__all__ = ["MEAN_LIMIT", "SHARD_BYTES", "ArrayLayout", "Leaf", "array_layout", "leaf_names"]
+__all__ = ["LEAF_BYTES", "MEAN_LIMIT", "SHARD_BYTES", "ArrayLayout", "Leaf", "array_layout", "leaf_names"]
 
 SHARD_BYTES = 4 * 2**20
 """Raw bytes that a shard aims at: the recorder holds about one per layer in memory."""
+
+LEAF_BYTES = 24 * 2**20
+"""Raw bytes that the open shards of one array of a leaf aim at, all layers together."""
 
 CHUNK_BYTES = 4 * 2**20
 
@@ -227,8 +230,8 @@ class ArrayLayout:
 def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
     """Layout of one attention array of a leaf.
 
-    The shard grows over t, and for the small arrays over layers, up to `SHARD_BYTES`; its inner chunks keep
-    branches apart and never split queries or keys, which are read whole.
+    The shard grows over t, and for the small arrays over layers, up to `SHARD_BYTES` (to twice as much where the leaf
+    has few layers); its inner chunks keep branches apart and never split queries or keys, which are read whole.
     """
     dims = variable.dims
     itemsize = np.dtype(variable.dtype).itemsize
@@ -236,7 +239,7 @@ def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
     if "t" in shard:
         shard["t"] = 1
     one = math.prod(shard[dim] for dim in dims) * itemsize
-    room = max(1, SHARD_BYTES // one)
+    room = max(1, _shard_bytes(sizes["layer"]) // one)
     if "t" in shard:
         shard["t"] = _even_block(sizes["t"], room)
         room //= shard["t"]
@@ -249,6 +252,11 @@ def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
         chunk["t"] = _divisor(shard["t"], max(1, CHUNK_BYTES // per_call))
     shape = tuple(sizes[dim] for dim in dims)
     return ArrayLayout(dims, shape, tuple(chunk[d] for d in dims), tuple(shard[d] for d in dims), variable.dtype)
+
+
+def _shard_bytes(layers: int) -> int:
+    """Bytes of a shard: a leaf of few layers has larger ones, which compress better, for the same memory in all."""
+    return min(2 * SHARD_BYTES, max(SHARD_BYTES, LEAF_BYTES // layers))
 
 
 def _even_block(total: int, room: int) -> int:

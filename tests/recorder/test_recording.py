@@ -241,7 +241,7 @@ def test_steps_may_leave_out_the_first_call(pipe):
 
 @pytest.mark.parametrize("steps", [5, 11])
 def test_shards_of_any_block_hold_every_call(pipe, monkeypatch, steps):
-    monkeypatch.setattr("attlas.schemas.layout.SHARD_BYTES", 4_000)
+    monkeypatch.setattr("attlas.schemas.layout.SHARD_BYTES", 2_000)
     monkeypatch.setattr("attlas.schemas.layout.CHUNK_BYTES", 2_000)
     store = recorded(pipe, Capture(kinds=EVERYTHING), prompt=PROMPT, num_inference_steps=steps)
     blocks = {store.layout(name, "logsumexp").t_block for name in store.leaves}
