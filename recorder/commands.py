@@ -6,6 +6,8 @@ torch and diffusers are imported when a command runs, so that its help answers a
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,12 @@ from attlas.recorder.command_options import (
     request_options,
 )
 from attlas.schemas import Store
+from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["plan", "record", "sites"]
+
+CLUSTER_SECONDS = 10
+"""How long a Dask scheduler has to answer."""
 
 
 @click.command(
@@ -113,6 +119,9 @@ Examples:
 @request_options
 @capture_options
 @click.option("--no-resume", is_flag=True, help="Refuse a STORE that is there.")
+@click.option(
+    "--cluster", metavar="ADDRESS", help="Dask scheduler whose workers draw, each with a PIPELINE of its own."
+)
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def record(pipeline: str, store: Path, **options: Any) -> None:
@@ -125,19 +134,42 @@ def record(pipeline: str, store: Path, **options: Any) -> None:
     if options["quiet"]:
         _hide_bars()
     asked = load(pipeline, options, capture)
-    made = run(
-        asked.pipe,
-        store,
-        asked.requests,
-        capture,
-        resume=not options["no_resume"],
-        progress=not options["quiet"],
-        annotate=asked.annotate,
-    )
+    with _cluster(options["cluster"]) as client:
+        made = run(
+            asked.pipe if client is None else pipeline,
+            store,
+            asked.requests,
+            capture,
+            resume=not options["no_resume"],
+            progress=not options["quiet"],
+            annotate=asked.annotate,
+            client=client,
+        )
     if options["as_json"]:
         click.echo(json.dumps(_summary(made), indent=1))
     elif not options["quiet"]:
         click.echo(repr(made))
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Connect to a Dask scheduler; None where there is no address."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as err:
+        raise InvalidValueError("--cluster needs Dask's scheduler: pip install 'attlas[cluster]'") from err
+    try:
+        client = Client(address, timeout=CLUSTER_SECONDS)
+    except (OSError, ValueError) as err:
+        raise InvalidValueError(
+            f"--cluster {address}: no Dask scheduler answers there ({err}); give the address that `dask scheduler` "
+            "printed, such as tcp://host:8786"
+        ) from err
+    with client:
+        yield client
 
 
 def _silence_libraries() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from distributed import Client, LocalCluster
 from tiny_pipelines import make_pipe
 
 from attlas.recorder import Capture, record
+from attlas.recorder.commands import record as command
 from attlas.schemas import open_store, validate_store
 from attlas.schemas.errors import InvalidValueError, StoreMismatchError, UnknownNameError
 
@@ -22,7 +24,7 @@ REQUESTS = [
 @pytest.fixture
 def client():
     with (
-        LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -114,7 +116,7 @@ def test_a_run_that_fails_leaves_the_others(client, tmp_path):
 def test_workers_in_processes_of_their_own(tmp_path):
     requests = [{"prompt": "a red disc", "seed": seed, "num_inference_steps": 2} for seed in range(3)]
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         store = record(
@@ -122,3 +124,23 @@ def test_workers_in_processes_of_their_own(tmp_path):
         )
     assert store.complete.tolist() == [True] * 3
     assert validate_store(store, deep=True) == []
+
+
+def test_the_command_draws_on_a_cluster(tmp_path):
+    path = tmp_path / "s.zarr"
+    flags = ["demo:shapes", str(path), "--prompt", "a red disc", "--steps", "2", "--kinds", "text", "--quiet"]
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        done = CliRunner().invoke(command, [*flags, "--cluster", cluster.scheduler_address])
+    assert done.exit_code == 0, done.output
+    assert open_store(path).complete.tolist() == [True]
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("attlas.recorder.commands.CLUSTER_SECONDS", 0.5)
+    flags = ["demo:shapes", str(tmp_path / "s.zarr"), "--prompt", "a red disc", "--quiet"]
+    done = CliRunner().invoke(command, [*flags, "--cluster", "tcp://127.0.0.1:9"])
+    assert isinstance(done.exception, InvalidValueError)
+    assert "no Dask scheduler answers there" in str(done.exception)
+    assert not (tmp_path / "s.zarr").exists()
