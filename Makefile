@@ -37,7 +37,7 @@ lint: install
 	$(BIN)/mypy -p attlas.schemas -p attlas.recorder -p attlas.analysis -p attlas.dashboards
 
 test: lint browser
-	$(BIN)/pytest -n 2 --dist=loadgroup
+	$(BIN)/pytest -n 2
 
 # The browser tests drive Debian's chromium.
 browser:
@@ -45,7 +45,7 @@ browser:
 
 # With every core, as a user's model runs; the tests share them out.
 bench: install
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only -s
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/pytest tests/benchmarks --dist=no --benchmark-enable --benchmark-only -s
 
 # What the commands on the page print now.
 pages: install

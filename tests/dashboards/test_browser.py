@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from attlas.schemas import simulate_store
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 
 HOSTILE = "a <img src=x onerror=alert(1)> disc & <b>cross</b>"
 GRID = 8

@@ -10,8 +10,6 @@ from PIL import Image
 from attlas.schemas import simulate_store
 from attlas.schemas.cli.group import main
 
-pytestmark = pytest.mark.xdist_group("bad-input")
-
 
 @pytest.fixture
 def attlas(monkeypatch, capsys, tmp_path):

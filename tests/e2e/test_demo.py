@@ -1,4 +1,4 @@
-"""`attlas demo`: records, scores, reports, and says what to do next."""
+"""`attlas demo`: records, scores, reports, says what to do next; and the dashboard on its stores answers clicks."""
 
 import json
 import re
@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from browsing import browsing, serving, visiting
+from playwright.sync_api import expect
 
+from attlas.analysis import open_trace
+from attlas.analysis.reference_scores import patch_targets, sram_peaks
 from attlas.recorder import load_pipeline
 from attlas.recorder.demo import shapes, tryon
 from attlas.schemas import open_store, validate_store
 
-pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 DIMS = ("run", "branch", "t", "layer", "head", "query", "key")
 
@@ -74,3 +78,57 @@ def test_pictures_are_bit_identical_without_the_recorder(demo, world):
         arguments = {key: value for key, value in request.items() if key not in ("seed", "id", "annotations")}
         picture = pipe(**arguments, generator=torch.Generator().manual_seed(request["seed"])).images[0]
         np.testing.assert_array_equal(store.group["generated_image"][row], np.asarray(picture))
+
+
+GRID = 16
+
+
+@pytest.fixture(scope="module")
+def visit(demo):
+    with serving(*demo.stores) as url, browsing() as browser, visiting(browser, url) as made:
+        yield made
+
+
+def garment_patches(trace, run):
+    """Patches of a run where the model is right, each with its true reference patch: (row, column), (row, column)."""
+    one = trace.sel(run)
+    true = patch_targets(one.annotations["correspondence"], (GRID, GRID), (GRID, GRID), (64, 64))[0].values
+    found = sram_peaks(one)[0].values
+    off = np.linalg.norm(true - found, axis=-1)
+    # Not at the rim of the garment: its middle.
+    rows, columns = np.nonzero(off <= 1)
+    middle = np.argsort((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)[:3]
+    return [((int(rows[i]), int(columns[i])), tuple(true[rows[i], columns[i]])) for i in middle]
+
+
+@pytest.mark.browser
+def test_a_click_on_the_garment_lights_up_its_true_place(demo, visit, tmp_path):
+    trace = open_trace(demo.folder / "tryon.zarr")
+    run = trace.run_ids[0]
+    visit.open(f"?store=tryon.zarr&run={run}")
+    for (row, column), true in garment_patches(trace, run):
+        visit.click_patch("generated", row, column, GRID)
+        expect(visit.readout).to_contain_text(f"generated patch ({row}, {column}): brightest reference patch (")
+        said = visit.readout.inner_text().partition("brightest reference patch (")[2].partition(")")[0]
+        place = np.array([int(number) for number in said.split(",")])
+        assert np.abs(place - true).max() <= 2, f"patch {(row, column)} lit up {place}, the truth is {true}"
+    visit.page.screenshot(path=tmp_path / "tryon.png", full_page=True)
+
+
+@pytest.mark.browser
+def test_a_word_lights_up_the_object_that_it_names(demo, visit, tmp_path):
+    trace = open_trace(demo.folder / "shapes.zarr")
+    # A prompt with one object, so that anything coloured is it: the model likes to draw an object twice.
+    run = next(run for run, text in zip(trace.run_ids, trace.runs["prompt"].values, strict=True) if " and " not in text)
+    noun = str(trace.runs["prompt"].sel(run=run).values).split()[-1]
+    visit.open(f"?store=shapes.zarr&run={run}")
+    visit.page.get_by_role("button", name=noun, exact=True).click()
+    expect(visit.readout).to_contain_text(f"word '{noun}': brightest generated patch (")
+    said = visit.readout.inner_text().partition("patch (")[2].partition(")")[0]
+    row, column = (int(number) for number in said.split(","))
+    around = trace.images.sel(run=run).values[
+        max(0, row * 4 - 4) : row * 4 + 8, max(0, column * 4 - 4) : column * 4 + 8
+    ]
+    colour = around.max(-1).astype(int) - around.min(-1)
+    assert colour.max() > 80, "the brightest place of the word map is grey background"
+    visit.page.screenshot(path=tmp_path / "shapes.png", full_page=True)

@@ -363,8 +363,14 @@ def test_save_and_load_give_the_same_picture(pipeline: TryOnPipeline, tmp_path: 
     again = TryOnPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     settings = {**inputs_of(requests(1)[0]), "num_inference_steps": 2, "output_type": "np"}
+    for name, module in pipeline.components.items():
+        if isinstance(module, torch.nn.Module):
+            saved, loaded = module.state_dict(), getattr(again, name).state_dict()
+            assert saved.keys() == loaded.keys()
+            assert all(torch.equal(saved[key], loaded[key]) for key in saved)
     one, other = (pipe(**settings, generator=noise(3)[0]).images for pipe in (pipeline, again))
-    np.testing.assert_array_equal(one, other)
+    # The same numbers at other addresses may go another way through a kernel.
+    np.testing.assert_allclose(one, other, atol=2e-6)
 
 
 def test_untrained_keeps_the_autoencoder_and_is_seeded(pipeline: TryOnPipeline) -> None:
