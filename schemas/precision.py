@@ -78,7 +78,7 @@ def round_values(values: NDArray[Any], variable: str, precision: str) -> NDArray
     Examples
     --------
     >>> round_values(np.array([-0.04, -2.52, -9.1], "f2"), "log_attention", "small")
-    array([-0.04004, -2.5    , -9.125  ], dtype=float16)
+    array([-0.03906, -2.5    , -9.125  ], dtype=float16)
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)

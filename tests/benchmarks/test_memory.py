@@ -24,7 +24,9 @@ def test_memory(benchmark, tmp_path, name):
     found = {}
 
     def measure():
-        for steps, runs in ((few, 1), (many, 1), (few, 3)):
+        # As a test, only what is asserted.
+        cases = ((few, 1), (few, 3)) if benchmark.disabled else ((few, 1), (many, 1), (few, 3))
+        for steps, runs in cases:
             found[steps, runs] = extra(tmp_path / f"{steps}-{runs}", ENCODINGS[name], side, steps, runs)
 
     benchmark.pedantic(measure, rounds=1)

@@ -32,8 +32,9 @@ def test_small_summaries_put_all_layers_in_one_shard():
 
 
 def test_last_block_is_no_crumb():
-    # 16x16: 2 x 8 x 256 x 77 x 2 bytes = 0.63 MB a call, six fit; 50 calls need 9 blocks, so 6 each.
-    leaf = text_leaf(grid=(16, 16))
+    # Eight layers have shards of 4 MiB. 16x16: 2 x 8 x 256 x 77 x 2 bytes = 0.63 MB a call, six fit; 50 calls need 9
+    # blocks, so 6 each.
+    leaf = text_leaf(grid=(16, 16), layers=8)
     assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=50)).t_block == 6
     # 13 calls: three blocks of 5, 5, 3, not 6, 6, 1.
     assert array_layout(leaf.variable("log_attention"), leaf.sizes(runs=1, branches=2, calls=13)).t_block == 5
