@@ -85,10 +85,6 @@ class Clock:
         self._seen += 1
         return call, place
 
-    def tick(self, timestep: float) -> int:
-        """Count one pass and return the number of its call."""
-        return self.locate(timestep)[0]
-
     @property
     def calls(self) -> int:
         """Calls of which every pass has begun."""

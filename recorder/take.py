@@ -197,7 +197,7 @@ class Take:
                 f"{type(self._subject.pipe).__name__} never called its {self._subject.family.denoiser}; "
                 "nothing was recorded"
             )
-        done = len(self._clock.timesteps)
+        done = self._clock.calls
         if done < self._clock.total:
             raise ObservationError(
                 f"the run ended after {done} of {self._clock.total} denoiser calls; it is not complete"
