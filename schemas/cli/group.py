@@ -14,10 +14,10 @@ COMMANDS = {
     "sites": ("attlas.recorder.commands:sites", "List what can be recorded in a pipeline."),
     "plan": ("attlas.recorder.commands:plan", "Say how large a recording becomes, and write nothing."),
     "record": ("attlas.recorder.commands:record", "Run a pipeline and record its attention into a store."),
-    "info": ("attlas.analysis.commands:info", "Say what a store holds."),
+    "info": ("attlas.analysis.commands.contents:info", "Say what a store holds."),
     "validate": ("attlas.schemas.cli.validate:validate", "List every problem of a store."),
-    "map": ("attlas.analysis.commands:map_", "Compute one map of one run as a picture or NetCDF."),
-    "score": ("attlas.analysis.commands:score", "Score the maps of a store against its annotations."),
+    "map": ("attlas.analysis.commands.maps:map_", "Compute one map of one run as a picture or NetCDF."),
+    "score": ("attlas.analysis.commands.scores:score", "Score the maps of a store against its annotations."),
     "report": ("attlas.dashboards.commands:report", "Write a self-contained HTML report of stores."),
     "dashboard": ("attlas.dashboards.commands:dashboard", "Ask the pictures questions with the mouse."),
 }

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from attlas.analysis import maps, open_trace
-from attlas.analysis.commands import info, map_, score
+from attlas.analysis.commands.contents import info
+from attlas.analysis.commands.maps import map_
+from attlas.analysis.commands.scores import score
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from attlas.analysis import attention, heads, maps, open_trace, scores
-from attlas.analysis.commands import map_
+from attlas.analysis.commands.maps import map_
 from attlas.analysis.pictures import background, save_map
 from attlas.analysis.resample import resample_values
 from attlas.schemas import simulate_store

@@ -1,10 +1,6 @@
-"""The commands ``attlas map``, ``attlas score`` and ``attlas info``.
-
-Everything heavy is imported when a command runs.
-"""
+"""The command ``attlas map``; everything heavy is imported when it runs."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,10 +10,9 @@ from attlas.schemas.errors import InvalidValueError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from attlas.analysis.score_table import ScoreTable
     from attlas.analysis.trace import Trace
 
-__all__ = ["info", "map_", "score"]
+__all__ = ["map_"]
 
 MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
 
@@ -73,93 +68,6 @@ def map_(store: str, name: str, **given: Any) -> None:
         click.echo(json.dumps(_describe(values), indent=1))
     else:
         _show(values, given["out"])
-
-
-@click.command()
-@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the scores as JSON here.")
-@click.option("--truth", metavar="STORE", help="Take the masks of the nouns from here, for runs of the same id.")
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def score(stores: tuple[str, ...], *, out: Path | None, truth: str | None, as_json: bool, quiet: bool) -> None:
-    """Score the maps of each STORE against its annotations.
-
-    Word maps, reference maps, and the numbers noted of each run; of several stores, side by side.
-    """
-    from tqdm import tqdm
-
-    from attlas.analysis import open_trace, scores
-
-    traces = {store: open_trace(store) for store in stores}
-    known = None if truth is None else open_trace(truth)
-    tables = {
-        store: scores.score(trace, known)
-        for store, trace in tqdm(traces.items(), "scoring", unit="store", disable=quiet or as_json)
-    }
-    told = {store: [table.to_json() for table in made] for store, made in tables.items()}
-    if out is not None:
-        out.write_text(json.dumps(told, indent=1), encoding="utf-8")
-    if as_json:
-        click.echo(json.dumps(told, indent=1))
-    else:
-        click.echo(_side_by_side(tables))
-
-
-@click.command()
-@click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def info(store: str, *, as_json: bool) -> None:
-    """Say what STORE holds: runs, attention, annotations, and what made it."""
-    from attlas.analysis import open_trace
-
-    trace = open_trace(store)
-    told = _contents(trace, store)
-    if as_json:
-        click.echo(json.dumps(told, indent=1))
-        return
-    click.echo(repr(trace))
-    incomplete = told["runs"]["incomplete"]
-    click.echo(f"  {told['bytes'] / 2**20:.1f} MiB, image {told['image']}, {incomplete} runs incomplete")
-    click.echo(f"  made by {told['model']}, {told['pipeline']}")
-
-
-def _side_by_side(tables: "dict[str, list[ScoreTable]]") -> str:
-    """Tables about the same thing in one, a column a store; by itself a store keeps its settings too."""
-    from attlas.analysis.score_table import beside
-
-    if len(tables) == 1:
-        return "\n\n".join(str(table) for made in tables.values() for table in made)
-    subjects = dict.fromkeys(table.subject for made in tables.values() for table in made)
-    parts = []
-    for subject in subjects:
-        own = {Path(store).stem: table for store, made in tables.items() for table in made if table.subject == subject}
-        parts.append(f"{subject}\n{beside(own)}")
-    return "\n\n".join(parts)
-
-
-def _contents(trace: "Trace", store: str) -> dict[str, Any]:
-    manifest = trace.manifest
-    started = sum(bool(name) for name in trace.store.run_ids)
-    return {
-        "path": store,
-        "bytes": sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file()),
-        "runs": {"complete": len(trace.rows), "incomplete": started - len(trace.rows)},
-        "calls": trace.store.calls,
-        "branches": list(trace.branches),
-        "image": "x".join(str(size) for size in trace.store.image_shape),
-        **manifest.to_json(),
-        "leaves": {
-            path: {
-                "layers": list(leaf.layers),
-                "heads": leaf.heads,
-                "queries": leaf.queries,
-                "keys": leaf.keys,
-                "encoding": "summary" if leaf.encoding == "none" else leaf.encoding,
-            }
-            for path, leaf in trace.leaves.items()
-        },
-        "annotations": [str(annotation) for annotation in trace.annotations],
-    }
 
 
 def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray":

@@ -1,0 +1,1 @@
+"""Commands of the analysis, a file each; `attlas.schemas.cli` finds them by name."""

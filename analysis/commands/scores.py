@@ -1,0 +1,56 @@
+"""The command ``attlas score``; everything heavy is imported when it runs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from attlas.analysis.score_table import ScoreTable
+
+__all__ = ["score"]
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the scores as JSON here.")
+@click.option("--truth", metavar="STORE", help="Take the masks of the nouns from here, for runs of the same id.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def score(stores: tuple[str, ...], *, out: Path | None, truth: str | None, as_json: bool, quiet: bool) -> None:
+    """Score the maps of each STORE against its annotations.
+
+    Word maps, reference maps, and the numbers noted of each run; of several stores, side by side.
+    """
+    from tqdm import tqdm
+
+    from attlas.analysis import open_trace, scores
+
+    traces = {store: open_trace(store) for store in stores}
+    known = None if truth is None else open_trace(truth)
+    tables = {
+        store: scores.score(trace, known)
+        for store, trace in tqdm(traces.items(), "scoring", unit="store", disable=quiet or as_json)
+    }
+    told = {store: [table.to_json() for table in made] for store, made in tables.items()}
+    if out is not None:
+        out.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(told, indent=1))
+    else:
+        click.echo(_side_by_side(tables))
+
+
+def _side_by_side(tables: "dict[str, list[ScoreTable]]") -> str:
+    """Tables about the same thing in one, a column a store; by itself a store keeps its settings too."""
+    from attlas.analysis.score_table import beside
+
+    if len(tables) == 1:
+        return "\n\n".join(str(table) for made in tables.values() for table in made)
+    subjects = dict.fromkeys(table.subject for made in tables.values() for table in made)
+    parts = []
+    for subject in subjects:
+        own = {Path(store).stem: table for store, made in tables.items() for table in made if table.subject == subject}
+        parts.append(f"{subject}\n{beside(own)}")
+    return "\n\n".join(parts)

@@ -1,0 +1,1 @@
+"""Numbers of runs, and partial results of many runs that add up."""
