@@ -7,13 +7,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from attlas.analysis.masked import Mask, inside_of, mean_inside, score
+from attlas.analysis.picture_metrics import psnr, ssim
 from attlas.analysis.resample import spatial_dims
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["DISTANCES", "box", "box_iou", "coverage", "imacs", "iou", "pck", "peak", "psnr"]
+__all__ = ["DISTANCES", "box", "box_iou", "coverage", "imacs", "iou", "pck", "peak", "psnr", "ssim"]
 
 DISTANCES = ("chebyshev", "euclidean")
-Mask = xr.DataArray | NDArray[Any]
 
 
 def imacs(values: xr.DataArray, mask: Mask, *, penalty: float = 3.0) -> xr.DataArray:
@@ -55,10 +56,10 @@ def imacs(values: xr.DataArray, mask: Mask, *, penalty: float = 3.0) -> xr.DataA
     >>> float(imacs(xr.DataArray(mask.astype("f4"), dims=("y", "x")), mask))
     1.0
     """
-    inside, dims = _inside(values, mask)
+    inside, dims = inside_of(values, mask)
     outside = 1 - inside
-    made = _mean(values, inside, dims) - np.float32(penalty) * _mean(values, outside, dims)
-    return _score(made, "IMACS", penalty=penalty)
+    made = mean_inside(values, inside, dims) - np.float32(penalty) * mean_inside(values, outside, dims)
+    return score(made, "IMACS", of=values, penalty=penalty)
 
 
 def iou(values: xr.DataArray, mask: Mask) -> xr.DataArray:
@@ -73,11 +74,11 @@ def iou(values: xr.DataArray, mask: Mask) -> xr.DataArray:
     >>> print(f"{float(iou(a, np.array([[False, True, True]]))):.4f}")
     0.3333
     """
-    inside, dims = _inside(values, mask)
+    inside, dims = inside_of(values, mask)
     high = (values > 0).astype(np.float32).where(values.notnull())
     both = (high * inside).sum(dims, skipna=False)
     either = (high + inside - high * inside).sum(dims, skipna=False)
-    return _score(both / either.where(either > 0), "intersection over union")
+    return score(both / either.where(either > 0), "intersection over union", of=values)
 
 
 def coverage(values: xr.DataArray) -> xr.DataArray:
@@ -89,7 +90,7 @@ def coverage(values: xr.DataArray) -> xr.DataArray:
     0.25
     """
     high = (values > 0).astype(np.float32).where(values.notnull())
-    return _score(high.mean(spatial_dims(values), skipna=False), "coverage")
+    return score(high.mean(spatial_dims(values), skipna=False), "coverage", of=values)
 
 
 def peak(values: xr.DataArray) -> xr.DataArray:
@@ -119,8 +120,7 @@ def peak(values: xr.DataArray) -> xr.DataArray:
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": {"coordinate": 2}},
     )
-    made.attrs = {"units": "cell", "long_name": "place of the maximum"}
-    return made.assign_coords(coordinate=["y", "x"])
+    return score(made.assign_coords(coordinate=["y", "x"]), "place of the maximum", of=values, units="cell")
 
 
 def pck(predicted: xr.DataArray, true: xr.DataArray, radius: float, *, distance: str = "euclidean") -> xr.DataArray:
@@ -161,31 +161,7 @@ def pck(predicted: xr.DataArray, true: xr.DataArray, radius: float, *, distance:
     else:
         far = (offset**2).sum("coordinate", skipna=False) ** 0.5
     hit = (far <= radius).astype(np.float32).where(far.notnull())
-    return _score(hit.mean([dim for dim in hit.dims if dim != "run"]), "PCK", radius=radius, distance=distance)
-
-
-def psnr(image: xr.DataArray, target: xr.DataArray, mask: Mask | None = None) -> xr.DataArray:
-    """Peak signal-to-noise ratio of uint8 pictures, in dB: ``10 log10(255^2 / mean squared error)``.
-
-    Dims ``(run, row, column, rgb)`` or without run; inside `mask` only if one is given. Equal pictures give inf. NaN
-    where the mask is empty or not given. Float32.
-
-    Examples
-    --------
-    >>> black = xr.DataArray(np.zeros((2, 2, 3), "u1"), dims=("y", "x", "rgb"))
-    >>> float(psnr(black, black + np.uint8(255)))
-    0.0
-    """
-    squared = (image.astype(np.float32) - target.astype(np.float32)) ** 2
-    error = squared.mean("rgb")
-    if mask is None:
-        mean = error.mean(spatial_dims(error))
-    else:
-        inside, dims = _inside(error, mask)
-        mean = _mean(error, inside, dims)
-    ratio: xr.DataArray = xr.apply_ufunc(np.log10, 255**2 / mean.where(mean > 0), dask="parallelized")
-    made = (10 * ratio).where(mean != 0, np.inf).where(mean.notnull())
-    return _score(made.astype(np.float32), "PSNR", units="dB")
+    return score(hit.mean([dim for dim in hit.dims if dim != "run"]), "PCK", radius=radius, distance=distance)
 
 
 def box(values: xr.DataArray) -> tuple[int, int, int, int] | None:
@@ -221,37 +197,3 @@ def box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     both = max(0.0, height) * max(0.0, width)
     areas = [(own[2] - own[0]) * (own[3] - own[1]) for own in (one, other)]
     return float(both / (sum(areas) - both)) if sum(areas) > 0 else float("nan")
-
-
-def _inside(values: xr.DataArray, mask: Mask) -> tuple[xr.DataArray, tuple[str, str]]:
-    """Give the mask as 1 and 0 (NaN: not given) on the spatial dims of `values`."""
-    dims = spatial_dims(values)
-    own = mask if isinstance(mask, xr.DataArray) else xr.DataArray(mask, dims=_plain_dims(np.ndim(mask), dims))
-    theirs = spatial_dims(own)
-    size, wanted = tuple(own.sizes[dim] for dim in theirs), tuple(values.sizes[dim] for dim in dims)
-    if size != wanted:
-        raise InvalidValueError(
-            f"the mask is {size[0]}x{size[1]} and the map {wanted[0]}x{wanted[1]} (rows x columns); "
-            "resample the map first"
-        )
-    own = own.drop_vars([name for name in own.coords if name != "run"]).rename(dict(zip(theirs, dims, strict=True)))
-    own = own.astype(np.float32)
-    inside = (own > 0).astype(np.float32).where(own >= 0)
-    return inside.assign_coords({dim: values[dim] for dim in dims if dim in values.coords}), dims
-
-
-def _plain_dims(ndim: int, dims: tuple[str, str]) -> tuple[str, ...]:
-    if ndim not in (2, 3):
-        raise InvalidValueError(f"a mask (row, column) or (run, row, column) is needed; got {ndim} dims")
-    return dims if ndim == 2 else ("run", *dims)
-
-
-def _mean(values: xr.DataArray, weights: xr.DataArray, dims: tuple[str, str]) -> xr.DataArray:
-    """Mean of `values` where `weights` is 1; NaN where there is no such cell."""
-    total = weights.sum(dims, skipna=False)
-    return (values.astype(np.float32) * weights).sum(dims, skipna=False) / total.where(total > 0)
-
-
-def _score(values: xr.DataArray, name: str, *, units: str = "1", **attrs: Any) -> xr.DataArray:
-    values.attrs = {"units": units, "long_name": name, **attrs}
-    return values

@@ -102,20 +102,6 @@ def test_pck_by_hand():
         metrics.pck(found, true, 1, distance="euclid")
 
 
-def test_psnr_by_hand():
-    image = xr.DataArray(np.zeros((2, 2, 3), np.uint8), dims=("image_y", "image_x", "rgb"))
-    target = image.copy()
-    target[0, 0] = 51
-    # Mean squared error 51^2 / 4: 10 log10(255^2 * 4 / 51^2) = 20 log10(10) = 20 dB.
-    assert float(metrics.psnr(image, target)) == pytest.approx(20, abs=1e-4)
-    # Inside the one wrong pixel 20 log10(255 / 51) = 20 log10(5); outside nothing is wrong.
-    mask = np.array([[True, False], [False, False]])
-    assert float(metrics.psnr(image, target, mask)) == pytest.approx(20 * np.log10(5), abs=1e-4)
-    assert float(metrics.psnr(image, target, ~mask)) == np.inf
-    assert np.isnan(metrics.psnr(image, target, np.zeros((2, 2), bool)))
-    assert metrics.psnr(image, target).attrs["units"] == "dB"
-
-
 def test_the_box_of_the_largest_part():
     values = np.zeros((6, 7))
     values[0, 0] = 1
@@ -133,3 +119,10 @@ def test_box_iou_by_hand():
     # A box against the whole picture scores its share of the area.
     assert metrics.box_iou((0, 0, 10, 10), (2, 2, 5, 4)) == pytest.approx(6 / 100)
     assert np.isnan(metrics.box_iou((0, 0, 0, 0), (0, 0, 0, 0)))
+
+
+def test_a_score_tells_of_which_map_it_is():
+    values = grid(MASK).assign_attrs(units="1", direction="r2g", inert=True, threshold="minmax 0.4 soft")
+    for made in (metrics.imacs(values, MASK), metrics.iou(values, MASK), metrics.coverage(values)):
+        assert {"direction": "r2g", "inert": True, "threshold": "minmax 0.4 soft"}.items() <= made.attrs.items()
+    assert metrics.peak(values).attrs["units"] == "cell"
