@@ -16,7 +16,7 @@ from attlas.analysis.trace import Trace
 from attlas.schemas import Leaf
 from attlas.schemas.errors import NotRecordedError
 
-__all__ = ["patch_targets", "score_reference", "sram_peaks"]
+__all__ = ["patch_targets", "reference_kind", "score_reference", "sram_peaks", "true_patches"]
 
 TAU, PENALTY = 0.4, 3.0
 
@@ -133,14 +133,39 @@ def patch_targets(
     return xr.DataArray(places, dims=("run", "y", "x", "coordinate"), coords={"run": annotation["run"].values})
 
 
-def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
-    leaf = pick_parts(trace, kind, layers, None)[0].leaf
-    grid, key_grid = _picture_grid(leaf), leaf.segment_grid(_part(kind).segment)
-    if key_grid is None:
-        raise NotRecordedError(f"PCK: keys of kind {kind!r} are no patches")
+def reference_kind(trace: Trace) -> str:
+    """Kind of attention whose keys are the reference's patches: ``joint`` where they stand in a joint sequence only."""
+    joint = any(leaf.kind == "joint" and "reference" in leaf.key_parts for leaf in trace.leaves.values())
+    return "joint" if joint and "image" not in trace.kinds else "image"
+
+
+def true_patches(trace: Trace, kind: str = "image", layers: str | None = None) -> xr.DataArray:
+    """Give the true reference patch of each query patch of the chosen layers; see `patch_targets`.
+
+    Raises
+    ------
+    NotRecordedError
+        If ``correspondence`` was not annotated, or the keys are no patches.
+    """
+    grid, key_grid = _grids(trace, kind, layers or _finest(trace, kind))
     true = _targets(trace, "correspondence", grid, key_grid)
     if true is None:
         raise NotRecordedError("PCK: annotation 'correspondence' was not given while recording")
+    return true
+
+
+def _grids(trace: Trace, kind: str, layers: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of the queries and of the reference's keys."""
+    leaf = pick_parts(trace, kind, layers, None)[0].leaf
+    key_grid = leaf.segment_grid(_part(kind).segment)
+    if key_grid is None:
+        raise NotRecordedError(f"PCK: keys of kind {kind!r} are no patches")
+    return _picture_grid(leaf), key_grid
+
+
+def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
+    grid, key_grid = _grids(trace, kind, layers)
+    true = true_patches(trace, kind, layers)
     found = sram_peaks(trace, kind, layers)
     same = _same_place(grid, key_grid)
     looked_up = _targets(trace, "uv_lookup", grid, key_grid)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from attlas.analysis.number_scores import score_numbers
-from attlas.analysis.reference_scores import score_reference
+from attlas.analysis.reference_scores import reference_kind, score_reference
 from attlas.analysis.score_table import Score, ScoreTable
 from attlas.analysis.trace import Trace
 from attlas.analysis.word_scores import score_words
@@ -23,8 +23,7 @@ def score(trace: Trace, truth: Trace | None = None) -> list[ScoreTable]:
     NotRecordedError
         If there is none, with the reason for each.
     """
-    joint = any(leaf.kind == "joint" and "reference" in leaf.key_parts for leaf in trace.leaves.values())
-    reference = "joint" if joint and "image" not in trace.kinds else "image"
+    reference = reference_kind(trace)
     shared = truth is not None and set(truth.run_ids) & set(trace.run_ids)
     makers: list[tuple[str | None, Callable[[], ScoreTable]]] = [
         (text_kind(trace), lambda: score_words(trace, truth=truth if shared else None)),

@@ -1,1 +1,1 @@
-"""Numbers of runs, and partial results of many runs that add up."""
+"""Statistics of runs, a file for each area; every module here registers its own when names are first looked up."""
