@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from attlas.analysis.maps import normalize, threshold
+from attlas.analysis.maps import normalize, resample, threshold
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
 
@@ -75,9 +78,59 @@ def test_attrs_say_how(computes):
     values = grid([[0, 1]]).assign_attrs(units="1")
     with computes(0):
         made = threshold(values.chunk(), 0.4, mode="soft")
-    assert made.attrs["threshold"] == "minmax 0.4 soft"
+    assert made.attrs["threshold"] == "minmax > 0.4 soft"
+    assert threshold(values, 0.4, rule="max").attrs["threshold"] == "max >= 0.4 hard"
     assert made.attrs["units"] == "1"
     assert made.dtype == np.float32
+
+
+def test_inversion_makes_low_high():
+    values = grid([[2, 4, 6, 10]])  # normalised 0, .25, .5, 1
+    np.testing.assert_allclose(normalize(values, invert=True), [[1, 0.75, 0.5, 0]], rtol=1e-6)
+    np.testing.assert_allclose(threshold(values, 0.6, mode="soft", invert=True), [[1, 0.75, 0, 0]], rtol=1e-6)
+    np.testing.assert_array_equal(normalize(grid([[3, 3]]), invert=True), [[1, 1]])
+    once = normalize(values, invert=True)
+    twice = normalize(once, invert=True)
+    assert (normalize(values).attrs["invert"], once.attrs["invert"], twice.attrs["invert"]) == (False, True, False)
+    # A threshold of an inverted map is of an inverted map, by any rule.
+    np.testing.assert_array_equal(threshold(once, 50, rule="percentile"), [[1, 1, 0, 0]])
+    assert threshold(once, 50, rule="percentile").attrs["invert"] is True
+    for function in (normalize, threshold):
+        with pytest.raises(InvalidValueError, match="invert is of rule 'minmax', got '(max|sum)'"):
+            function(values, rule="sum" if function is normalize else "max", invert=True)
+
+
+def test_a_value_equal_to_the_threshold_is_in_or_out_by_name():
+    values = grid([[0, 1, 2, 4]])
+    for rule, tau in (("minmax", 0.5), ("max", 0.5), ("percentile", 100 * 2 / 3)):
+        out, into = (threshold(values, tau, rule=rule, compare=sign) for sign in (">", ">="))
+        np.testing.assert_array_equal(out, [[0, 0, 0, 1]])
+        np.testing.assert_array_equal(into, [[0, 0, 1, 1]])
+        assert (out.attrs["threshold"], into.attrs["threshold"]) == (
+            f"{rule} > {tau:g} hard",
+            f"{rule} >= {tau:g} hard",
+        )
+    with pytest.raises(UnknownNameError, match="comparison '=>'"):
+        threshold(values, compare="=>")
+
+
+@given(
+    arrays(np.float32, (3, 4), elements=st.integers(-100, 100)),
+    st.sampled_from([0.25, 2.0, 8.0]),
+    st.integers(-50, 50),
+)
+def test_minmax_does_not_see_scale_or_offset(values, scale, offset):
+    np.testing.assert_allclose(normalize(grid(values * scale + offset)), normalize(grid(values)), atol=1e-6)
+
+
+def test_minmax_of_a_picture_is_not_that_of_its_map():
+    # I2AM's released code scales the map, resamples it by bicubic and scales again: bicubic overshoots.
+    values = normalize(grid(np.random.default_rng(1).uniform(size=(4, 4)) ** 3))
+    once = resample(values, (16, 16), "bicubic")
+    twice = normalize(once)
+    assert float(once.min()) < 0 or float(once.max()) > 1
+    assert float(abs(twice - once).max()) > 0.01
+    np.testing.assert_allclose(normalize(twice), twice, atol=1e-6)  # by itself it is idempotent
 
 
 def test_wrong_names():
