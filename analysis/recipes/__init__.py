@@ -1,1 +1,79 @@
-"""Tables and figures of the papers, each computed from stores by one function and one command."""
+"""Tables and figures of the papers, each computed from stores by one function and one command.
+
+``recipes.run("i2am-fig16", [trace])`` gives tables, figures and notes; `attlas recipe run` writes them. The list is
+known without importing a recipe, and drawing is imported when something is drawn.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from attlas.analysis.recipes.recipe import Need, Recipe, RecipeResult, Table, recipe
+from attlas.analysis.trace import Trace
+from attlas.schemas.errors import unknown_name
+
+__all__ = ["RECIPES", "Need", "Recipe", "RecipeResult", "Table", "every", "find", "recipe", "run"]
+
+_HERE = "attlas.analysis.recipes"
+
+RECIPES: dict[str, str] = {
+    "i2am-fig16": f"{_HERE}.i2am_uniform:fig16",
+}
+"""Where each recipe is, ``module:name``, in the order of the papers."""
+
+
+def find(name: str) -> Recipe:
+    """Recipe of this name; its module is imported now.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none, with the close names.
+
+    Examples
+    --------
+    >>> find("i2am-fig16").paper
+    'I2AM Fig. 16'
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    module, _, attribute = RECIPES[name].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if not isinstance(found, Recipe):
+        raise TypeError(f"{RECIPES[name]} is {type(found).__name__}; a function under @recipe is needed")
+    return found
+
+
+def every() -> Iterator[Recipe]:
+    """All recipes in the order of `RECIPES`."""
+    return (find(name) for name in RECIPES)
+
+
+def run(name: str, traces: Sequence[Trace], *, progress: bool = True, **options: Any) -> RecipeResult:
+    """Run the recipe `name` on `traces`, which stand in the order of its ``stores``, then its ``optional`` ones.
+
+    Parameters
+    ----------
+    name
+        One of `RECIPES`.
+    traces
+        From `open_trace`.
+    progress
+        Whether to show a progress bar.
+    **options
+        Of the recipe's function; ``find(name).options`` lists them with their defaults.
+
+    Returns
+    -------
+    `RecipeResult`: printing gives the tables, notes and settings; ``save(folder)`` writes all of it.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such recipe or option.
+    InvalidValueError
+        If there are too few or too many traces, or one shows no run.
+    NotRecordedError
+        If a store lacks what the recipe needs, with all that it lacks.
+    """
+    return find(name)(traces, progress=progress, **options)

@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": ("attlas.schemas.cli.validate:validate", "List every problem of a store."),
     "map": ("attlas.analysis.commands.maps:map_", "Compute one map of one run as a picture or NetCDF."),
     "score": ("attlas.analysis.commands.scores:score", "Score the maps of a store against its annotations."),
+    "recipe": ("attlas.analysis.commands.recipe:recipe", "Make the tables and figures of the papers from stores."),
     "report": ("attlas.dashboards.commands:report", "Write a self-contained HTML report of stores."),
     "dashboard": ("attlas.dashboards.commands:dashboard", "Ask the pictures questions with the mouse."),
 }
