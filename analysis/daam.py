@@ -1,25 +1,25 @@
-"""DAAM: the map of a word."""
+"""DAAM: the map of a word, and which of its cells are high."""
 
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
-from attlas.analysis.aggregate import aggregate
-from attlas.analysis.selection import pick_calls
+from attlas.analysis.normalise import threshold
+from attlas.analysis.resample import resample
+from attlas.analysis.span_maps import DAAM_VARIANTS, span_map
 from attlas.analysis.trace import Trace
-from attlas.analysis.words import text_kind, word_keys
-from attlas.schemas.errors import unknown_name
+from attlas.analysis.words import text_kind, word_keys, word_spans
+from attlas.schemas.errors import NotRecordedError, unknown_name
 
-__all__ = ["DAAM_VARIANTS", "daam"]
+__all__ = ["DAAM_VARIANTS", "HARD_RULES", "daam", "hard", "released_layers"]
 
-DAAM_VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": {"resample": "nearest", "conserve": "mass", "clamp": False, "reduce": "sum"},
-    "released": {"resample": "bicubic", "conserve": "intensity", "clamp": True, "reduce": "mean"},
-}
-"""What the paper (eq. 6 and 7) and the released code (castorini/daam 0.2.0) of DAAM do; threshold rules are
-``max`` (eq. 8) and ``minmax``."""
+HARD_RULES = {"paper": ("max", "nearest"), "released": ("minmax", "bicubic")}
+"""Threshold rule, and how a map is brought to the picture before it: of the paper (eq. 6 and 8; its transposed
+convolution is ``nearest``) and of the released code."""
+
+RELEASED_FACTOR = 8
+"""The released code leaves out the layers that are this much coarser than the finest."""
 
 
 def daam(
@@ -29,6 +29,10 @@ def daam(
     keep: str | Iterable[str] = (),
     variant: str = "paper",
     branch: str = "cond",
+    occurrence: int | None = None,
+    chunk: int | None = None,
+    merge: str = "mean",
+    normalize: bool = False,
     **options: Any,
 ) -> xr.DataArray:
     """Word map: how much each place of the picture looks at `word` (DAAM).
@@ -46,10 +50,21 @@ def daam(
         Axes to keep, such as ``("layer", "head")``.
     variant
         ``paper``: eq. 6 and 7, transposed convolution with weight 1/c^2 (coarse layers count less) and a plain
-        sum. ``released``: castorini/daam 0.2.0, bicubic, negative values set to 0, sum over calls, mean over
-        layers and heads. Layers are those chosen; the released code leaves out the middle block and 8x8.
+        sum. ``released``: castorini/daam 0.2.0, bicubic, negative values of each token set to 0, sum over calls, mean
+        over layers and heads. Layers are those chosen: ``layers=released_layers(trace)`` are the released code's.
     branch
         Guidance branch.
+    occurrence
+        Which occurrence of the word, from 0; by default all.
+    chunk
+        Which text encoder's tokens, or which piece of a long prompt, from 0; by default all, which with two encoders
+        is the mean over both.
+    merge
+        How the word's tokens become one map: ``mean`` (both variants), ``sum`` (all attention that the word gets) or
+        ``max`` of their maps.
+    normalize
+        Divide by the sum over all tokens of the prompt, begin, end and padding left out, plus 1e-6: the word's share
+        of what words get (``normalize=True`` of the released code). Changes the map, not only its scale.
     **options
         Of `aggregate`; ``resample``, ``conserve`` and ``clamp`` override the variant's. ``kind`` is ``text`` where
         the store has it, else ``joint``, whose softmax runs over words and patches together.
@@ -78,15 +93,105 @@ def daam(
     >>> m.dims, m.attrs["word"], m.attrs["variant"]
     (('run', 'query_y', 'query_x'), 'disc', 'released')
     """
-    if variant not in DAAM_VARIANTS:
-        raise unknown_name("variant", variant, DAAM_VARIANTS)
-    own = {"kind": text_kind(trace), **DAAM_VARIANTS[variant], **options}
-    tokens = word_keys(trace, word, own["kind"], branch=branch)
-    made = aggregate(trace, "g2r", keep, onto="query", branch=branch, keys=tokens, **own)
-    attrs = {**made.attrs, "word": word, "variant": variant}
-    if own["reduce"] == "mean" and "t" not in made.dims:
-        # The released code takes the mean over layers and heads only.
-        calls = pick_calls(trace, own.get("steps"))
-        made = made * np.float32(trace.store.calls if calls is None else len(calls))
-        attrs["reduce"] = "sum over t, mean over layers and heads"
-    return made.assign_attrs(attrs)
+    kind = options.get("kind") or text_kind(trace)
+    found = word_spans(trace, word, branch=branch, occurrence=occurrence)
+    word_keys(trace, word, kind, branch=branch, occurrence=occurrence, chunk=chunk)  # refuses a word without tokens
+    settings: dict[str, Any] = {"keep": keep, "variant": variant, "branch": branch, "chunk": chunk, "merge": merge}
+    made = span_map(trace, found, normalize=normalize, **settings, **{**options, "kind": kind})
+    return made.assign_attrs(word=word, chosen_keys=word)
+
+
+def hard(
+    values: xr.DataArray,
+    tau: float = 0.4,
+    *,
+    variant: str = "paper",
+    rule: str | None = None,
+    grid: str | tuple[int, int] | None = None,
+) -> xr.DataArray:
+    """Hard map: 1 where the word acts, else 0 (DAAM eq. 8), by the paper's rule or the released code's.
+
+    Parameters
+    ----------
+    values
+        Maps with two spatial dims.
+    tau
+        Threshold; 0.4 is best in DAAM Table 1.
+    variant
+        ``paper``: value ``>= tau * max``. ``released``: bicubic, min-max, then ``> tau``: a higher bar wherever the
+        least value is above 0, so its areas are smaller.
+    rule
+        Another threshold rule, of `threshold`.
+    grid
+        Rows and columns to bring the maps to first, such as the picture's; by default their own.
+
+    Returns
+    -------
+    Same dims, float32. Lazy if `values` is lazy. A map with a NaN is NaN.
+
+    Raises
+    ------
+    UnknownNameError
+        For another `variant` or `rule`.
+    InvalidValueError
+        If `tau` is out of range.
+
+    Examples
+    --------
+    >>> m = xr.DataArray([[0.3, 0.4], [0.5, 0.7]], dims=("y", "x"))
+    >>> hard(m).values.tolist()  # at least 0.28
+    [[1.0, 1.0], [1.0, 1.0]]
+    >>> hard(m, variant="released").values.tolist()  # above 0.3 + 0.4 * 0.4
+    [[0.0, 0.0], [1.0, 1.0]]
+    """
+    if variant not in HARD_RULES:
+        raise unknown_name("variant", variant, HARD_RULES)
+    own_rule, resampling = HARD_RULES[variant]
+    shown = values if grid is None else resample(values, grid, resampling)
+    return threshold(shown, tau, rule=rule or own_rule)
+
+
+def released_layers(trace: Trace, kind: str | None = None) -> list[str]:
+    """Text layers that DAAM's released code records: without the middle block, and without those 8 times coarser.
+
+    For Stable Diffusion 1 and 2 that is all but the 8x8 (at 768 pixels 12x12) middle block.
+
+    Parameters
+    ----------
+    trace
+        From `open_trace`.
+    kind
+        By default ``text``, else ``joint``.
+
+    Returns
+    -------
+    Paths for ``layers=``, in stored order.
+
+    Raises
+    ------
+    NotRecordedError
+        If none is left.
+
+    Examples
+    --------
+    >>> from attlas.analysis import open_trace
+    >>> from attlas.schemas import simulate_store
+    >>> trace = open_trace(simulate_store(runs=1))
+    >>> len(released_layers(trace))
+    2
+    """
+    own = kind or text_kind(trace)
+    leaves = [leaf for leaf in trace.leaves.values() if leaf.kind == own and leaf.has_tokens]
+    finest = max((leaf.query_grid[-2] for leaf in leaves), default=0)
+    kept = [
+        path
+        for leaf in leaves
+        if finest // leaf.query_grid[-2] != RELEASED_FACTOR
+        for path in leaf.layers
+        if "mid_block" not in path
+    ]
+    if not kept:
+        raise NotRecordedError(
+            f"{trace.where} has no layer of kind {own!r} outside the middle block and the 8 times coarser ones"
+        )
+    return kept

@@ -1,7 +1,7 @@
 """The papers' maps by their names, each a choice of arguments of `aggregate`.
 
-I2AM: `ulam`, `tlam`, `hlam`, `llam` (eq. 7, 10-13), `sram` and `reverse_sram` (eq. 14). DAAM: `daam`. All
-return raw, lazy sums; `normalize`, `threshold` and `overlay` make pictures of them.
+I2AM: `ulam`, `tlam`, `hlam`, `llam` (eq. 7, 10-13), `sram` and `reverse_sram` (eq. 14). DAAM: `daam`, `hard`. All but
+`hard` return raw, lazy sums; `normalize`, `threshold` and `overlay` make pictures of them.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from attlas.analysis.aggregate import aggregate
-from attlas.analysis.daam import DAAM_VARIANTS, daam
+from attlas.analysis.daam import DAAM_VARIANTS, daam, hard, released_layers
 from attlas.analysis.key_parts import part_of
 from attlas.analysis.normalise import normalize, threshold
 from attlas.analysis.overlay import overlay
@@ -25,10 +25,12 @@ __all__ = [
     "DAAM_VARIANTS",
     "aggregate",
     "daam",
+    "hard",
     "hlam",
     "llam",
     "normalize",
     "overlay",
+    "released_layers",
     "resample",
     "reverse_sram",
     "sram",

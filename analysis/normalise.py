@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 NORMALISE_RULES = ("minmax", "sum", "none")
-THRESHOLD_RULES = ("minmax", "max", "percentile")
+THRESHOLD_RULES = ("minmax", "max", "percentile", "absolute")
 MODES = ("hard", "soft")
-COMPARE = {"minmax": ">", "max": ">=", "percentile": ">"}
+COMPARE = {"minmax": ">", "max": ">=", "percentile": ">", "absolute": ">"}
 """Comparison by which a value equal to the threshold is out or in, as each rule is published."""
 EPSILON = np.float32(1e-8)
 """Added to max - min, as both papers' code does: a constant map becomes 0, not NaN."""
@@ -101,11 +101,12 @@ def threshold(
     values
         Maps; two spatial dims, or ``key`` where the keys are tokens.
     tau
-        Threshold; 0.4 in both papers. In [0, 1], for ``percentile`` in [0, 100].
+        Threshold; 0.4 in both papers. In [0, 1]; for ``percentile`` in [0, 100], for ``absolute`` at least 0.
     rule
         ``minmax``: min-max normalised value ``> tau`` (I2AM eq. 5; DAAM's released code);
         ``max``: value ``>= tau * max`` (DAAM eq. 8);
-        ``percentile``: value ``>`` the map's own `tau`-th percentile.
+        ``percentile``: value ``>`` the map's own `tau`-th percentile;
+        ``absolute``: value ``>`` `tau`, in the map's own unit (word-pair overlap in DAAM's released notebook).
     mode
         ``hard``: 1 where high, else 0 (DAAM eq. 8). ``soft``: the value where high, else 0 (I2AM eq. 5); the
         min-max normalised value under rule ``minmax``.
@@ -143,7 +144,7 @@ def threshold(
     if compare not in (None, ">", ">="):
         raise unknown_name("comparison", compare, (">", ">="))
     _check_invert(rule, invert)
-    top = 100 if rule == "percentile" else 1
+    top = {"percentile": 100, "absolute": np.inf}.get(rule, 1)
     if not 0 <= tau <= top:
         raise InvalidValueError(f"threshold {tau!r} is out of range; 0 to {top} is accepted for rule {rule!r}")
     sign = COMPARE[rule] if compare is None else compare
@@ -159,7 +160,7 @@ def threshold_values(
 ) -> NDArray[np.float32]:
     """Keep what is high in each map ``(..., cell)``; the numpy kernel of `threshold`."""
     made = _normalised(values, "minmax" if rule == "minmax" else "none", invert)
-    if rule == "minmax":
+    if rule in ("minmax", "absolute"):
         limit: Any = np.float32(tau)
     elif rule == "max":
         limit = np.float32(tau) * made.max(-1, keepdims=True)

@@ -12,13 +12,19 @@ __all__ = ["covered", "has_word", "spans"]
 def spans(text: str, word: str) -> list[tuple[int, int]]:
     """Places of `word` in `text` as ``(start, end)``, whole words only, case ignored, any white space alike.
 
+    Punctuation is found wherever it stands: only letters, digits and _ join what is next to them to a word.
+
     Examples
     --------
     >>> spans("A cat, a catalogue and a CAT", "cat")
     [(2, 5), (25, 28)]
+    >>> spans("A cat, and a dog.", ",")
+    [(5, 6)]
     """
     pattern = r"\s+".join(re.escape(part) for part in word.split())
-    return [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
+    before = r"(?<!\w)" if re.match(r"\w", word.strip()) else ""
+    after = r"(?!\w)" if re.search(r"\w$", word.strip()) else ""
+    return [match.span() for match in re.finditer(f"{before}{pattern}{after}", text, re.IGNORECASE)]
 
 
 def has_word(text: str, word: str) -> bool:
