@@ -83,6 +83,12 @@ class Claims:
                     self.drop(row)
                 self._remove_folder()
 
+    def tidy(self) -> None:
+        """Remove the folder of locks if nobody holds a row."""
+        if not self._held and self._folder is not None and self._folder.exists():
+            with self:
+                self._remove_folder()
+
     def _remove_folder(self) -> None:
         """Remove the table's lock, which is held here: who waits for it finds its file gone, and makes a new one."""
         table = "table.lock"

@@ -1,7 +1,8 @@
 """The life of a store: open, claim a run, write whole shards, complete the run, finish."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,13 @@ class Store:
     def release(self, row: int) -> None:
         """Give an unfinished row back; a later claim of the same run takes it over."""
         self._claims.drop(row)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run table, so that no recorder adds rows or sets flags meanwhile."""
+        with self._claims:
+            yield
+        self._claims.tidy()
 
     def finish(self) -> None:
         """Drop spare rows, note the time, and consolidate the metadata for fast opening."""

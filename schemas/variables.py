@@ -16,6 +16,7 @@ __all__ = [
     "ROOT_VARIABLES",
     "SCHEMA_VERSION",
     "SEGMENTS",
+    "STATISTIC_VARIABLES",
     "VOCABULARY_VARIABLES",
     "Variable",
     "markdown_table",
@@ -266,6 +267,17 @@ VOCABULARY_VARIABLES = _table(
         "f4",
         "",
         "output of the text encoder for the word alone; NaN where it has no token",
+    ),
+)
+
+STATISTIC_VARIABLES = _table(
+    Variable(
+        "record",
+        ("run",),
+        "str",
+        "",
+        "JSON of what a statistic found in the run: fingerprint of the run, dims, labels, and its numbers in base64 of "
+        "little-endian float64; empty where it was not computed",
     ),
 )
 

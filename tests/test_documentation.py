@@ -7,7 +7,13 @@ from pathlib import Path
 
 from page_examples import commands, make_models, measured, printed, program
 
-from attlas.schemas.variables import LEAF_VARIABLES, ROOT_VARIABLES, VOCABULARY_VARIABLES, markdown_table
+from attlas.schemas.variables import (
+    LEAF_VARIABLES,
+    ROOT_VARIABLES,
+    STATISTIC_VARIABLES,
+    VOCABULARY_VARIABLES,
+    markdown_table,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +23,7 @@ def test_store_tables_are_the_registry():
     assert markdown_table(ROOT_VARIABLES) in text
     assert markdown_table(LEAF_VARIABLES) in text
     assert markdown_table(VOCABULARY_VARIABLES) in text
+    assert markdown_table(STATISTIC_VARIABLES) in text
 
 
 def test_the_ten_lines_of_the_readme_run(tmp_path):
