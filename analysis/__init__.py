@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from attlas.analysis import maps as maps
     from attlas.analysis import metrics as metrics
     from attlas.analysis import scores as scores
+    from attlas.analysis import sinks as sinks
     from attlas.analysis import words as words
     from attlas.analysis.selection import InertAttentionWarning
     from attlas.analysis.trace import Trace, open_trace
 
-__all__ = ["InertAttentionWarning", "Trace", "heads", "maps", "metrics", "open_trace", "scores", "words"]
+__all__ = ["InertAttentionWarning", "Trace", "heads", "maps", "metrics", "open_trace", "scores", "sinks", "words"]
 
 _HOMES = {
     "InertAttentionWarning": "attlas.analysis.selection",

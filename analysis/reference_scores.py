@@ -12,6 +12,7 @@ from attlas.analysis.normalise import threshold
 from attlas.analysis.resample import resample
 from attlas.analysis.score_table import Score, ScoreTable, score_of
 from attlas.analysis.selection import pick_parts
+from attlas.analysis.sink_rule import Sinks, kept_keys, sinks_of
 from attlas.analysis.trace import Trace
 from attlas.schemas import Leaf
 from attlas.schemas.errors import NotRecordedError
@@ -21,7 +22,9 @@ __all__ = ["patch_targets", "reference_kind", "score_reference", "sram_peaks", "
 TAU, PENALTY = 0.4, 3.0
 
 
-def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = None) -> ScoreTable:
+def score_reference(
+    trace: Trace, *, kind: str = "image", layers: str | None = None, sinks: str | Sinks | None = None
+) -> ScoreTable:
     """Score SRAM and R2G maps against the true correspondence and the masks of the object.
 
     Parameters
@@ -34,6 +37,8 @@ def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = N
         Kind of attention; of a joint sequence the reference's keys count.
     layers
         Layer pattern for the SRAM and for the rows named ``finest``; by default the finest query grid.
+    sinks
+        Keys to leave out of every map, as in `aggregate`.
 
     Returns
     -------
@@ -48,27 +53,38 @@ def score_reference(trace: Trace, *, kind: str = "image", layers: str | None = N
 
     Notes
     -----
-    IMACS of G2R is shown but tells little: queries outside the object look at background patches in trained and
-    random models alike. PCK and R2G tell them apart.
+    IMACS of G2R is shown but tells little: a model with random weights can reach that of a trained one, and leaving
+    sinks out does not change that. PCK and R2G tell them apart.
     """
     scores: list[Score] = []
     left_out: list[str] = []
     finest = layers or _finest(trace, kind)
+    rule = sinks_of(sinks)
     _picture_grid(pick_parts(trace, kind, finest, None)[0].leaf)
     for part in (_correspondence, _consistency, _picture):
         try:
-            scores += part(trace, kind, finest)
+            scores += part(trace, kind, finest, rule)
         except NotRecordedError as err:
             left_out.append(str(err))
     if not scores:
         raise NotRecordedError(f"{trace.where}: nothing to score a reference by\n" + "\n".join(left_out))
     title = f"reference maps of {trace.where}"
-    settings = {"runs": len(trace.rows), "layers": finest, "threshold": TAU, "penalty": PENALTY}
+    settings: dict[str, Any] = {"runs": len(trace.rows), "layers": finest, "threshold": TAU, "penalty": PENALTY}
+    settings |= {} if rule is None else {"sinks": f"left out: {rule}"}
     return ScoreTable(title, {score.name: score for score in scores}, settings, tuple(left_out))
 
 
-def sram_peaks(trace: Trace, kind: str = "image", layers: str | None = None, *, branch: str = "cond") -> xr.DataArray:
+def sram_peaks(
+    trace: Trace,
+    kind: str = "image",
+    layers: str | None = None,
+    *,
+    branch: str = "cond",
+    sinks: str | Sinks | None = None,
+) -> xr.DataArray:
     """Find the reference patch that each query patch looks at most: the maximum of its SRAM over the chosen layers.
+
+    Sinks, where they are left out, are no patch that could be found; what becomes of their mass plays no part.
 
     Returns
     -------
@@ -77,13 +93,19 @@ def sram_peaks(trace: Trace, kind: str = "image", layers: str | None = None, *, 
     parts = pick_parts(trace, kind, layers or _finest(trace, kind), None)
     leaf = parts[0].leaf
     total: Any = 0
+    rule = sinks_of(sinks)
     for part in parts:
+        kept: Any = 1
+        if rule is not None:
+            kept = kept_keys(trace, part, (branch,), rule).isel(branch=0, drop=True)
+            kept = kept if "head" in kept.coords else kept.isel(head=0)
         if trace.holds(part.name, "attention_mean"):
             stored = trace.arrays(part.name, ["attention_mean"], branch)["attention_mean"]
             chosen = stored.isel(part.place).isel(branch=0).astype(np.float32)
-            total = total + chosen.sum(("layer", "head"), skipna=False)
+            total = total + (chosen * kept).sum(("layer", "head"), skipna=False)
         else:
             full = trace.attention(kind, "g2r", part.name.partition("/")[2]).isel(part.place).sel(branch=branch)
+            full = full * kept
             total = total + full.sum(("t", "layer", "head"), skipna=False) / np.float32(trace.store.calls)
     own = _part(kind).places(leaf)
     patches = own[np.asarray(leaf.key_y)[own] >= 0]
@@ -163,10 +185,10 @@ def _grids(trace: Trace, kind: str, layers: str) -> tuple[tuple[int, int], tuple
     return _picture_grid(leaf), key_grid
 
 
-def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
+def _correspondence(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -> list[Score]:
     grid, key_grid = _grids(trace, kind, layers)
     true = true_patches(trace, kind, layers)
-    found = sram_peaks(trace, kind, layers)
+    found = sram_peaks(trace, kind, layers, sinks=sinks)
     same = _same_place(grid, key_grid)
     looked_up = _targets(trace, "uv_lookup", grid, key_grid)
     scores = []
@@ -189,7 +211,7 @@ def _correspondence(trace: Trace, kind: str, layers: str) -> list[Score]:
     return scores
 
 
-def _consistency(trace: Trace, kind: str, layers: str) -> list[Score]:
+def _consistency(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -> list[Score]:
     given = trace.annotations
     lacking = [name for name in ("garment", "reference_garment") if name not in given]
     if lacking:
@@ -199,12 +221,12 @@ def _consistency(trace: Trace, kind: str, layers: str) -> list[Score]:
     segment = _part(kind).segment
     scores = []
     for name, chosen, words in (("finest", layers, f"layers {layers}"), ("all", None, "all layers")):
-        made = aggregate(trace, "r2g", kind=kind, layers=chosen, keys=reference, segment=segment)
+        made = aggregate(trace, "r2g", kind=kind, layers=chosen, keys=reference, segment=segment, sinks=sinks)
         soft = threshold(resample(made, shape, "bicubic"), TAU, mode="soft").compute()
         meaning = f"R2G over the reference object's patches, {words}"
         scores.append(_run_score(f"r2g_imacs_{name}", imacs(soft, garment, penalty=PENALTY), f"IMACS, {meaning}"))
         scores.append(_run_score(f"r2g_iou_{name}", iou(soft, garment), f"IoU, {meaning}"))
-    made = aggregate(trace, "g2r", kind=kind, layers=layers, queries=garment, segment=segment)
+    made = aggregate(trace, "g2r", kind=kind, layers=layers, queries=garment, segment=segment, sinks=sinks)
     plane = (reference.sizes["reference_y"], reference.sizes["reference_x"])
     soft = threshold(resample(made, plane, "bicubic"), TAU, mode="soft").compute()
     meaning = f"IMACS, G2R of the object's queries, layers {layers}"
@@ -212,7 +234,7 @@ def _consistency(trace: Trace, kind: str, layers: str) -> list[Score]:
     return scores
 
 
-def _picture(trace: Trace, kind: str, layers: str) -> list[Score]:  # noqa: ARG001 - one signature for all parts
+def _picture(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -> list[Score]:  # noqa: ARG001 - one signature
     given = trace.annotations
     lacking = [name for name in ("target", "garment") if name not in given]
     if lacking:

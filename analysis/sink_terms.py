@@ -46,7 +46,7 @@ def term_without_sinks(trace: Trace, part: Part, question: Question, sinks: Sink
         return term, source
     if sinks.mass == "rescale":
         _check_rescale(question)
-    return _from_attention(trace, part, question, sinks, kept), "full"
+    return _from_attention(trace, part, question, sinks, kept)
 
 
 def _of_layer(kept: xr.DataArray) -> xr.DataArray:
@@ -77,48 +77,72 @@ def _check_rescale(question: Question) -> None:
         )
 
 
-def _from_attention(trace: Trace, part: Part, question: Question, sinks: Sinks, kept: xr.DataArray) -> xr.DataArray:
-    """Mean over the averaged axis, a block of the attention at a time."""
+def _from_attention(
+    trace: Trace, part: Part, question: Question, sinks: Sinks, kept: xr.DataArray
+) -> tuple[xr.DataArray, str]:
+    """Mean over the averaged axis, a block of the attention at a time; and the array that it was read from."""
+    asked = (question.direction, sinks.mass, question.time, question.calls)
+    brief = asked == ("g2r", "zero", False, None) and question.source != "full"
+    if brief and trace.holds(part.name, "attention_mean"):
+        # What is set to 0 is the same in every call, so that the mean over calls tells.
+        branch = question.branches[0] if len(question.branches) == 1 else None
+        stored = trace.arrays(part.name, ["attention_mean"], branch)["attention_mean"].drop_vars("t")
+        values = stored.isel(part.place).sel(branch=list(question.branches)).expand_dims(t=1, axis=2)
+        made = _means(trace, part, question, sinks, kept, values).isel(t=0)
+        return made * np.float32(trace.store.calls), "attention_mean"
     if question.source == "summary" or not _has_full(trace, part.name):
         told = "as asked" if question.source == "summary" else "which is all that the store keeps"
         raise NotRecordedError(
             f"{trace.where}: leaf {part.name}: leaving sinks out here needs each query's attention, and the summaries "
             f"({told}) do not tell it; record with Capture(detail='full'), or take sinks with mass 'zero' onto keys"
         )
-    leaf = trace.leaves[part.name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InertAttentionWarning)  # the map has told already
-        full = attention(trace, leaf.kind, question.direction, part.name.partition("/")[2])
+        full = attention(trace, part.leaf.kind, question.direction, part.name.partition("/")[2])
     full = full.isel(part.place).sel(branch=list(question.branches))
     full = full if question.calls is None else full.isel(t=question.calls)
-    wanted = {"query": question.queries, "key": question.keys}
+    return _means(trace, part, question, sinks, kept, full), "full"
+
+
+def _means(
+    trace: Trace, part: Part, question: Question, sinks: Sinks, kept: xr.DataArray, values: xr.DataArray
+) -> xr.DataArray:
+    """Weighted means of `values`, which have all seven dims."""
+    chosen = {"query": question.queries, "key": question.keys}
 
     def weights(axis: str) -> da.Array:
         key_part = question.key_part if axis == "key" else KeyPart()
-        own = axis_weights(trace, part.name, axis, wanted[axis], question.branches, key_part)
-        shape = (len(trace.rows), len(question.branches), full.sizes[axis])
+        own = axis_weights(trace, part.name, axis, chosen[axis], question.branches, key_part)
+        shape = (len(trace.rows), len(question.branches), values.sizes[axis])
         return da.ones(shape, np.float32, chunks=(1, -1, -1)) if own is None else own
 
-    chunks = full.variable.chunks or ()
+    chunks = values.variable.chunks or ()
     mask = kept.variable.transpose("run", "branch", "layer", "head", "key").data
-    if mask.shape[3] != full.sizes["head"]:
-        mask = da.repeat(mask, full.sizes["head"], 3)
-    pairs: list[Any] = [full.variable.data, DIMS]
+    if mask.shape[3] != values.sizes["head"]:
+        mask = da.repeat(mask, values.sizes["head"], 3)
+    pairs: list[Any] = [values.variable.data, DIMS]
     pairs += [mask.rechunk((chunks[0], chunks[1], chunks[3], chunks[4], -1)), ("run", "branch", "layer", "head", "key")]
     for axis in ("query", "key"):
         pairs += [weights(axis).rechunk((chunks[0], chunks[1], -1)), ("run", "branch", axis)]
-    dims = (*DIMS[:5], question.onto)
-    options = {"direction": question.direction, "onto": question.onto, "again": sinks.mass == "renormalise"}
     data = da.blockwise(
-        _block, dims, *pairs, **options, partial=leaf.partial, concatenate=True, align_arrays=False, dtype=np.float32,
+        _block,
+        (*DIMS[:5], question.onto),
+        *pairs,
+        direction=question.direction,
+        onto=question.onto,
+        again=sinks.mass == "renormalise",
+        partial=part.leaf.partial,
+        concatenate=True,
+        align_arrays=False,
+        dtype=np.float32,
         meta=np.empty((0,) * 6, np.float32),
-    )  # fmt: skip
-    coords = {name: full.coords[name] for name in ("branch", "t", "layer", "head")}
-    return xr.DataArray(data, dims=dims, coords=coords).reset_coords(drop=True)
+    )
+    coords = {name: values.coords[name] for name in ("branch", "t", "layer", "head") if name in values.coords}
+    return xr.DataArray(data, dims=(*DIMS[:5], question.onto), coords=coords).reset_coords(drop=True)
 
 
 def _block(
-    values: NDArray[np.float32],
+    values: NDArray[Any],
     kept: NDArray[np.float32],
     queries: NDArray[np.float32],
     keys: NDArray[np.float32],
@@ -133,7 +157,7 @@ def _block(
     keys = keys[:, :, None, None, None, None, :]
     queries = queries[:, :, None, None, None, :]
     with np.errstate(invalid="ignore", divide="ignore"):  # nothing chosen, or nothing left: NaN is what is meant
-        left = values * kept
+        left = values.astype(np.float32, copy=False) * kept
         if again and direction == "g2r":
             rest = left.sum(-1, keepdims=True)
             left = left / (rest + (1 - values.sum(-1, keepdims=True)) if partial else rest)

@@ -19,7 +19,7 @@ from attlas.analysis.sink_rule import RULES, TYPICAL, Sinks, importance, kept_ke
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["RULES", "SinkReport", "Sinks", "key_importance", "peak_ratio", "report", "sink_share"]
+__all__ = ["RULES", "SinkReport", "Sinks", "key_importance", "peak", "peak_ratio", "report", "sink_share"]
 
 KEEP = ("t", "layer", "head")
 LABELS = ("key_segment", "key_y", "key_x", "key_frame", "key_picture", "token", "token_segment")
@@ -78,17 +78,38 @@ def key_importance(
     (('run', 'layer', 'key'), ['<|startoftext|>', 'a'], 1.0)
     """
     axes, parts, calls = _asked(trace, kind, keep, branch, layers, heads, steps)
-    first = parts[0].leaf
-    for part in parts[1:]:
-        if _keys(part) != _keys(parts[0]):
-            shown = ", ".join(f"{own.name} ({own.leaf.keys} keys)" for own in parts)
-            raise InvalidValueError(f"layers differ in their keys: {shown}; choose layers= of one of them")
-    made = _joined([_mean(_values(trace, part, branch, calls), part, axes) for part in parts], axes)
+    made = _shared(trace, branch, axes, parts, calls)
     own = trace.dataset(parts[0].name).coords
     coords = {name: own[name].reset_coords(drop=True) for name in LABELS if name in own}
     coords = {name: one.sel(branch=branch, drop=True) if "branch" in one.dims else one for name, one in coords.items()}
-    made = made.assign_coords({"key": np.arange(first.keys), **coords, **_clock(trace, calls, axes)})
-    return _finish(made.transpose("run", *axes, "key"), "mean attention that a key receives", parts, branch)
+    made = made.assign_coords({"key": np.arange(parts[0].leaf.keys), **coords})
+    return _labelled(trace, made, "mean attention that a key receives", branch, axes, parts, calls)
+
+
+def peak(
+    trace: Trace,
+    *,
+    kind: str | None = None,
+    keep: str | Iterable[str] = ("layer", "head"),
+    branch: str = "cond",
+    layers: str | Sequence[str] | None = None,
+    heads: Heads = None,
+    steps: int | slice | Iterable[int] | None = None,
+) -> xr.DataArray:
+    """Attention that the most important key receives: the largest `key_importance`, in [0, 1].
+
+    Parameters as in `key_importance`, errors and dims as in `peak_ratio`.
+
+    Examples
+    --------
+    >>> from attlas.analysis import open_trace
+    >>> from attlas.schemas import simulate_store
+    >>> peak(open_trace(simulate_store(runs=1, kinds=("text",))), keep="layer").dims
+    ('run', 'layer')
+    """
+    asked = _asked(trace, kind, keep, branch, layers, heads, steps)
+    made = _side_by_side([own.max("key", skipna=False) for own in _comparable(trace, branch, *asked)])
+    return _labelled(trace, made, "attention of the most important key", branch, *asked)
 
 
 def peak_ratio(
@@ -138,16 +159,11 @@ def peak_ratio(
     """
     if over not in TYPICAL:
         raise unknown_name("typical key", over, TYPICAL)
-    axes, parts, calls = _asked(trace, kind, keep, branch, layers, heads, steps)
-    if "layer" in axes:
-        means = [_mean(_values(trace, part, branch, calls), part, axes)[0] for part in parts]
-    else:
-        options: dict[str, Any] = {"kind": kind, "branch": branch, "layers": layers, "heads": heads, "steps": steps}
-        means = [key_importance(trace, keep=axes, **options).reset_coords(drop=True).drop_vars("key")]
-    ratios = [own.max("key", skipna=False) / typical(own, over) for own in means]
-    made = _side_by_side(ratios).assign_coords(_clock(trace, calls, axes)).transpose("run", *axes)
+    asked = _asked(trace, kind, keep, branch, layers, heads, steps)
+    means = _comparable(trace, branch, *asked)
+    made = _side_by_side([own.max("key", skipna=False) / typical(own, over) for own in means])
     what = f"largest key importance over that of a random key ({over})"
-    return _finish(made, what, parts, branch).assign_attrs(over=over)
+    return _labelled(trace, made, what, branch, *asked).assign_attrs(over=over)
 
 
 def sink_share(
@@ -181,8 +197,8 @@ def sink_share(
         kept = kept if "head" in kept.coords else kept.isel(head=0)
         own = _values(trace, part, branch, calls)
         shares.append(_mean((own * (1 - kept)).sum("key", skipna=False), part, axes))
-    made = _joined(shares, axes).assign_coords(_clock(trace, calls, axes)).transpose("run", *axes)
-    return _finish(made, f"share of attention on {rule}".partition(";")[0], parts, branch)
+    what = f"share of attention on {rule}".partition(";")[0]
+    return _labelled(trace, _joined(shares, axes), what, branch, axes, parts, calls)
 
 
 def _asked(
@@ -197,6 +213,26 @@ def _asked(
         raise unknown_name("branch", branch, trace.branches, where=trace.where)
     parts = pick_parts(trace, pick_kind(trace, kind), layers, heads)
     return tuple(name for name in KEEP if name in names), parts, pick_calls(trace, steps)
+
+
+def _shared(
+    trace: Trace, branch: str, axes: tuple[str, ...], parts: list[Part], calls: list[int] | None
+) -> xr.DataArray:
+    """Give the importance over leaves that have the same keys."""
+    for part in parts[1:]:
+        if _keys(part) != _keys(parts[0]):
+            shown = ", ".join(f"{own.name} ({own.leaf.keys} keys)" for own in parts)
+            raise InvalidValueError(f"layers differ in their keys: {shown}; choose layers= of one of them")
+    return _joined([_mean(_values(trace, part, branch, calls), part, axes) for part in parts], axes)
+
+
+def _comparable(
+    trace: Trace, branch: str, axes: tuple[str, ...], parts: list[Part], calls: list[int] | None
+) -> list[xr.DataArray]:
+    """Give the importance leaf by leaf where layers are kept, so that keys may differ; else of all."""
+    if "layer" not in axes:
+        return [_shared(trace, branch, axes, parts, calls)]
+    return [_mean(_values(trace, part, branch, calls), part, axes)[0] for part in parts]
 
 
 def _values(trace: Trace, part: Part, branch: str, calls: list[int] | None) -> xr.DataArray:
@@ -236,14 +272,20 @@ def _keys(part: Part) -> tuple[Any, ...]:
     return (leaf.keys, leaf.key_segments, leaf.key_y, leaf.key_x, leaf.key_frame, leaf.key_picture)
 
 
-def _clock(trace: Trace, calls: list[int] | None, axes: tuple[str, ...]) -> dict[str, Any]:
-    """Labels of the runs, and their clocks where t is kept."""
+def _labelled(
+    trace: Trace,
+    made: xr.DataArray,
+    what: str,
+    branch: str,
+    axes: tuple[str, ...],
+    parts: list[Part],
+    calls: list[int] | None,
+) -> xr.DataArray:
+    """Bring the result to its order of dims, with the labels of runs and calls, and how it was made."""
     place = slice(None) if calls is None else calls
-    names = ("t", "step", "timestep", "sigma") if "t" in axes else ()
-    return {**run_coords(trace), **{name: trace.runs[name].isel(t=place).reset_coords(drop=True) for name in names}}
-
-
-def _finish(made: xr.DataArray, what: str, parts: list[Part], branch: str) -> xr.DataArray:
+    clock = ("t", "step", "timestep", "sigma") if "t" in axes else ()
+    labels = {name: trace.runs[name].isel(t=place).reset_coords(drop=True) for name in clock}
+    made = made.assign_coords({**run_coords(trace), **labels}).transpose("run", *axes, ...)
     made.attrs = {
         "units": "1",
         "long_name": what,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attlas.analysis.commands.sink_options import sink_options, sinks_given
 from attlas.schemas.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
 @click.option("--resample", type=click.Choice(("nearest", "bilinear", "bicubic", "area")))
 @click.option("--conserve", type=click.Choice(("intensity", "mass")))
 @click.option("--variant", type=click.Choice(("paper", "released")), help="DAAM as printed or as released.")
+@sink_options
 @click.option("--threshold", "tau", type=float, help="Show only what is above it in the PNG.")
 @click.option("--rule", type=click.Choice(("minmax", "max", "percentile")), default="minmax", show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False), help="FILE.png over the picture, or FILE.nc with labels.")
@@ -54,6 +56,7 @@ def map_(store: str, name: str, **given: Any) -> None:
     from attlas.analysis import open_trace
     from attlas.analysis.pictures import one_frame, save_map
 
+    given["sinks"] = sinks_given(given)
     trace = open_trace(store)
     if not trace.run_ids:
         raise InvalidValueError(f"{store} has no complete run")
@@ -76,6 +79,7 @@ def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray"
     options = {key: given[key] for key in ("kind", "branch", "grid", "resample", "conserve", "segment") if given[key]}
     options |= {} if given["picture"] is None else {"picture": given["picture"]}
     options |= {"layers": list(given["layers"])} if given["layers"] else {}
+    options |= {"sinks": given["sinks"]} if given["sinks"] else {}
     options |= {"heads": _heads(given["heads"])} if given["heads"] else {}
     options |= {"steps": _steps(given["steps"])} if given["steps"] else {}
     for option, users in (
