@@ -2,11 +2,11 @@
 
 The order is that of I2AM section 4: the attention is averaged over the axis that the map does not live on,
 brought to one grid, and summed over the axes that are not kept (eq. 4 and 7). Both averaging and resampling are
-linear, so the sums may be taken first wherever that is cheaper; with ``clamp`` the order matters, and is: sum over t,
-resample, clamp, weigh and sum layers and heads, as in DAAM's and I2AM's released code.
+linear, so the sums may be taken first wherever that is cheaper; with ``clamp`` the order matters, and has a name.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce as fold
 from typing import Any
 
@@ -14,26 +14,31 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis.attention import run_coords
+from attlas.analysis.each_token import each_token_term
 from attlas.analysis.key_parts import KeyPart, part_of
 from attlas.analysis.resample import check_rule
 from attlas.analysis.selection import (
     Heads,
     Part,
     check_direction,
+    pick_branches,
     pick_calls,
     pick_kind,
     pick_parts,
     warn_inert,
 )
-from attlas.analysis.spatial import Plan, axes, target_grid
+from attlas.analysis.sink_rule import Sinks, sinks_of
+from attlas.analysis.sink_terms import term_without_sinks
+from attlas.analysis.spatial import ORDERS, Plan, axes, target_grid
 from attlas.analysis.terms import Question, leaf_term
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
 __all__ = ["KEEP", "aggregate"]
 
-KEEP = ("branch", "t", "layer", "head")
-REDUCE = ("sum", "mean")
+KEEP = ("branch", "grid", "t", "layer", "head")
+REDUCE = ("sum", "mean", "layer_mean")
+SIDE_BY_SIDE: Any = {"coords": "minimal", "compat": "override", "join": "outer"}
 ONTO = {"g2r": "key", "r2g": "query"}
 
 
@@ -48,6 +53,7 @@ def aggregate(
     layers: str | Sequence[str] | None = None,
     heads: Heads = None,
     steps: int | slice | Iterable[int] | None = None,
+    calls: slice | Iterable[int] | None = None,
     keys: Any = None,
     queries: Any = None,
     segment: str | None = None,
@@ -56,8 +62,10 @@ def aggregate(
     resample: str = "bicubic",
     conserve: str = "intensity",
     clamp: bool = False,
+    order: str | None = None,
     reduce: str = "sum",
     source: str = "auto",
+    sinks: str | Sinks | None = None,
 ) -> xr.DataArray:
     """Attribution map: attention averaged over one token axis and summed over t, layers and heads.
 
@@ -68,20 +76,24 @@ def aggregate(
     direction
         ``g2r`` (softmax over keys, the model's own) or ``r2g`` (softmax over queries of the same logits).
     keep
-        Axes to keep, any of ``branch``, ``t``, ``layer``, ``head``.
+        Axes to keep, any of ``branch``, ``t``, ``layer``, ``head``, and ``grid``: layers of one query grid together
+        (I2AM Fig. 20).
     onto
         Axis that the map lives on, ``key`` or ``query``; the other is averaged. By default I2AM's: keys for
         ``g2r``, queries for ``r2g``. A word map (DAAM) is ``g2r`` onto ``query``.
     kind
         ``text``, ``image``, ``self`` or ``joint``; by default ``image``, else the only kind there is.
     branch
-        Guidance branch; None needs ``branch`` in `keep`.
+        Guidance branch; or the difference of two, such as ``cond-uncond``, which has both signs; None needs ``branch``
+        in `keep`.
     layers
         Layer patterns: a path, part of one, a shell pattern, or a leaf's query grid such as ``"16x16"``.
     heads
         Head numbers, ``(layer, head)`` pairs, or weights ``(layer, head)``.
     steps
         Sampler steps (not calls: all calls of a step belong to it), as a number, slice or numbers.
+    calls
+        Denoiser calls by their place on t, as a slice or numbers; instead of `steps`.
     keys, queries
         What is looked at: a key segment such as ``"reference"``; or a mask, per run if it has a run dim, along the
         axis, or of rows and columns on one of the grids or of the picture's size (then cells count by the part that
@@ -95,10 +107,20 @@ def aggregate(
         Rows and columns of the map; by default the finest among the chosen `layers`, whatever `heads` says.
     resample, conserve, clamp
         As in `resample`, for layers on another grid.
+    order
+        Where `resample` and `clamp` stand among the sums. ``last``: after all sums over the layers of a leaf (the
+        default without `clamp`). ``heads``: after the sum over t, on each layer and head by itself (the default with
+        `clamp`; DAAM's released code). ``tokens``: before the mean over the axis that the map does not live on too, on
+        each token's own map (I2AM's released code; as the paper describes it, I2AM section 4.2). Without `clamp` all
+        three give the same map; ``last`` is the cheapest, and ``tokens`` reads the attention itself.
     reduce
-        ``sum`` (I2AM eq. 4) or ``mean``, in which every (t, layer, head) weighs as its head does.
+        ``sum`` (I2AM eq. 4); ``mean``, in which every (t, layer, head) weighs as its head does; ``layer_mean``, in
+        which every (t, layer) weighs alike, however many heads it has.
     source
         ``auto`` reads a summary where that suffices; ``summary`` and ``full`` insist.
+    sinks
+        Keys that draw attention whatever they show are left out: by the rule ``importance`` or ``special``, or as a
+        `Sinks` says. None keeps them.
 
     Returns
     -------
@@ -106,7 +128,8 @@ def aggregate(
     are tokens; float32, unit 1, lazy. Of a video ``query_frame`` or ``key_frame`` comes before the rows: each frame is
     resampled by itself. Keys that are no patches (CLS, tokens) are in the softmax but not on the map, and so are
     keys of other parts; those that a store with a part of its keys does not hold (``attrs["partial"]``) are too.
-    Attributes say how it was made. A run without anything chosen is NaN; a head that a layer lacks is NaN.
+    Attributes say how it was made. A run without anything chosen is NaN; a head that a layer (or a grid) lacks is
+    NaN. Kept layers carry their ``grid`` as a coordinate.
 
     Raises
     ------
@@ -145,38 +168,48 @@ def aggregate(
     check_rule(resample, conserve)
     keep = _kept(keep, branch)
     onto = ONTO[direction] if onto is None else onto
-    for what, got, accepted in (("axis", onto, ("key", "query")), ("reduce", reduce, REDUCE)):
+    order = order or ("heads" if clamp else "last")
+    named = (("axis", onto, ("key", "query")), ("reduce", reduce, REDUCE), ("order", order, ORDERS))
+    for what, got, accepted in named:
         if got not in accepted:
             raise unknown_name(what, got, accepted)
     kind = pick_kind(trace, kind)
-    branches = trace.branches if branch is None else (_branch(trace, branch),)
+    branches, difference = pick_branches(trace, branch)
     parts = pick_parts(trace, kind, layers, heads)
     inert = warn_inert([part.leaf for part in parts])
-    calls = pick_calls(trace, steps)
+    places = pick_calls(trace, steps, calls)
     key_part = part_of((part.leaf for part in parts), keys, segment, picture)
-    question = Question(direction, onto, branches, calls, keys, key_part, queries, "t" in keep, source)
+    left_out = sinks_of(sinks)
+    if left_out is not None and order == "tokens":
+        raise InvalidValueError("order='tokens' takes all keys; leave sinks out with another order")
+    question = Question(direction, onto, branches, places, keys, key_part, queries, "t" in keep, source)
     # The map's grid does not depend on the heads, so that maps of different heads compare.
     listed = parts if heads is None else pick_parts(trace, kind, layers, None)
     target = target_grid(listed, onto, grid, key_part)
-    count = trace.store.calls if calls is None else len(calls)
+    count = trace.store.calls if places is None else len(places)
     made, totals, sources = [], [], []
     for part in parts:
-        term, used = leaf_term(trace, part, question)
-        plan = Plan(part, keep, onto, key_part, target, resample, conserve, clamp)
+        weighed = _per_layer(part) if reduce == "layer_mean" and "head" not in keep else part
+        plan = Plan(weighed, keep, onto, key_part, target, resample, conserve, clamp, order)
+        if order == "tokens":
+            term, used = each_token_term(trace, part, question, plan)
+        elif left_out is None:
+            term, used = leaf_term(trace, part, question)
+        else:
+            term, used = term_without_sinks(trace, part, question, left_out)
         made.append(plan.apply(term))
         totals.append(plan.total(count, term))
         sources.append(used)
-    result = _combine(made, keep)
-    if reduce == "mean":
-        result = result / _combine(totals, keep)
-    if branch is not None:
+    result = _combine(made, parts, keep)
+    if reduce != "sum":
+        result = result / _combine(totals, parts, keep)
+    if difference is not None:
+        one, other = (result.sel(branch=name, drop=True) for name in difference)
+        result = one - other
+    elif branch is not None:
         result = result.isel(branch=0)
-    order = (
-        "run",
-        *(dim for dim in KEEP if dim in keep),
-        *(("key",) if target is None else axes(onto, target)),
-    )
-    result = _label(trace, result.transpose(*order), parts, target, calls, key_part)
+    dims = ("run", *(dim for dim in KEEP if dim in keep), *(("key",) if target is None else axes(onto, target)))
+    result = _label(trace, result.transpose(*dims), parts, target, places, key_part)
     result.attrs = {
         "units": "1",
         "long_name": f"{direction} attribution of {kind} attention",
@@ -186,7 +219,7 @@ def aggregate(
         "branch": branch or "all",
         "layers": _joined(path for part in parts for path in part.labels),
         "heads": "all" if heads is None else _joined(_chosen_heads(parts)),
-        "steps": "all" if steps is None else str(steps),
+        "steps": _said_steps(steps, calls),
         # `keys` itself would be reached as an attribute and make xarray take the map for a dict.
         "chosen_keys": _said(key_part.segment if keys is None else keys),
         "chosen_queries": _said(queries),
@@ -194,9 +227,11 @@ def aggregate(
         "resample": resample,
         "conserve": conserve,
         "clamp": clamp,
+        "order": order,
         "normalise": "none",
         "source": _joined(dict.fromkeys(sources)),
         "inert": inert,
+        "sinks": "kept" if left_out is None else f"left out: {left_out}",
         "partial": any(part.leaf.partial for part in parts),
     }
     if key_part.segment is not None:
@@ -208,17 +243,32 @@ def aggregate(
     return result.rename(None)
 
 
-def _combine(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
-    """Leaves side by side where layers are kept, else their sum."""
+def _per_layer(part: Part) -> Part:
+    """Give the heads of each layer weights that sum to 1."""
+    totals = part.values.sum(1, keepdims=True)
+    if (totals == 0).any():
+        raise InvalidValueError("reduce='layer_mean': the head weights of a layer sum to 0, so that it has no mean")
+    return replace(part, values=part.values / totals)
+
+
+def _combine(made: list[xr.DataArray], parts: list[Part], keep: tuple[str, ...]) -> xr.DataArray:
+    """Leaves side by side where layers or grids are kept, else their sum."""
+    if "grid" in keep:
+        grids = list(dict.fromkeys(part.leaf.grid for part in parts))
+        groups = [[own for own, part in zip(made, parts, strict=True) if part.leaf.grid == grid] for grid in grids]
+        side_by_side = xr.concat([_sum(own, keep) for own in groups], "grid", **SIDE_BY_SIDE)
+        return side_by_side.assign_coords(grid=grids)
     if "layer" in keep:
-        if len(made) == 1:
-            return made[0]
-        return xr.concat(made, "layer", coords="minimal", compat="override", join="outer")
+        return made[0] if len(made) == 1 else xr.concat(made, "layer", **SIDE_BY_SIDE)
+    return _sum(made, keep)
+
+
+def _sum(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
     if "head" in keep and len({tuple(part["head"].values.tolist()) for part in made}) > 1:
         counts = sorted({part.sizes["head"] for part in made})
         raise InvalidValueError(
             f"layers have {counts} heads: a map per head over all of them has no meaning; "
-            "choose layers= of one head count or keep layer too"
+            "choose layers= of one head count, or keep layer or grid too (maps.hlam: unequal=)"
         )
     return fold(lambda total, part: total + part, made)
 
@@ -232,6 +282,8 @@ def _label(
     key_part: KeyPart,
 ) -> xr.DataArray:
     coords: dict[Any, Any] = dict(run_coords(trace))
+    if "layer" in result.dims:
+        coords["grid"] = ("layer", [part.leaf.grid for part in parts for _ in part.labels])
     if "t" in result.dims:
         place = slice(None) if calls is None else calls
         coords |= {
@@ -240,10 +292,13 @@ def _label(
     if "key" in result.dims:
         own = trace.dataset(parts[0].name).isel(key=key_part.places(parts[0].leaf))
         tokens = {str(name): coord for name, coord in own.coords.items() if "key" in coord.dims}
-        if "branch" not in result.dims and "branch" in result.coords:
+        if "branch" not in result.dims:
+            # The difference of two branches lies on places of the key axis, whose tokens differ.
+            one = {"branch": result["branch"].item()} if "branch" in result.coords else None
             tokens = {
-                name: coord.sel(branch=result["branch"].item()) if "branch" in coord.dims else coord
+                name: coord.sel(one) if "branch" in coord.dims else coord
                 for name, coord in tokens.items()
+                if one is not None or "branch" not in coord.dims
             }
         coords |= {name: coord.reset_coords(drop=True) for name, coord in tokens.items()}
     elif target is not None:
@@ -258,13 +313,9 @@ def _kept(keep: str | Iterable[str], branch: str | None) -> tuple[str, ...]:
             raise unknown_name("axis to keep", name, KEEP)
     if ("branch" in names) != (branch is None):
         raise InvalidValueError("branch=None and 'branch' in keep go together: name one branch, or keep them apart")
+    if {"grid", "layer"} <= set(names):
+        raise InvalidValueError("a kept layer tells its grid (its coordinate): keep one of grid and layer")
     return names
-
-
-def _branch(trace: Trace, branch: str) -> str:
-    if branch not in trace.branches:
-        raise unknown_name("branch", branch, trace.branches, where=trace.where)
-    return branch
 
 
 def _chosen_heads(parts: list[Part]) -> list[str]:
@@ -275,6 +326,12 @@ def _chosen_heads(parts: list[Part]) -> list[str]:
         for head, weight in zip(part.weights["head"].values.tolist(), row.tolist(), strict=True)
         if weight != 0
     ]
+
+
+def _said_steps(steps: int | slice | Iterable[int] | None, calls: slice | Iterable[int] | None) -> str:
+    if calls is not None:
+        return f"calls {calls}"
+    return "all" if steps is None else str(steps)
 
 
 def _joined(names: Iterable[str]) -> str:

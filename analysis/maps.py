@@ -1,28 +1,21 @@
 """The papers' maps by their names, each a choice of arguments of `aggregate`.
 
 I2AM: `ulam`, `tlam`, `hlam`, `llam` (eq. 7, 10-13), `sram` and `reverse_sram` (eq. 14). DAAM: `daam`, `hard`. All but
-`hard` return raw, lazy sums; `normalize`, `threshold` and `overlay` make pictures of them.
+`hard` return raw, lazy sums; `transform` (I2AM eq. 5), `normalize`, `threshold` and `overlay` make pictures of them.
 """
-
-from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
 
 from attlas.analysis.aggregate import aggregate
 from attlas.analysis.daam import DAAM_VARIANTS, daam, hard, released_layers
-from attlas.analysis.key_parts import part_of
+from attlas.analysis.i2am import I2AM_VARIANTS, transform
+from attlas.analysis.levels import hlam, llam, tlam, ulam
 from attlas.analysis.normalise import normalize, threshold
 from attlas.analysis.overlay import overlay
+from attlas.analysis.patches import reverse_sram, sram
 from attlas.analysis.resample import resample
-from attlas.analysis.selection import pick_kind, pick_parts
-from attlas.analysis.trace import Trace
-from attlas.schemas.errors import InvalidValueError
 
 __all__ = [
     "DAAM_VARIANTS",
+    "I2AM_VARIANTS",
     "aggregate",
     "daam",
     "hard",
@@ -36,184 +29,6 @@ __all__ = [
     "sram",
     "threshold",
     "tlam",
+    "transform",
     "ulam",
 ]
-
-Patch = tuple[int, ...] | NDArray[Any] | xr.DataArray
-
-
-def ulam(trace: Trace, direction: str, **options: Any) -> xr.DataArray:
-    """Unified-level attribution map: all calls, layers and heads summed (I2AM eq. 7).
-
-    ``g2r`` lies on the key grid (what of the reference is used), ``r2g`` on the query grid (where it goes).
-    `options`, result and errors are those of `aggregate`: dims ``(run, query_y, query_x)`` or
-    ``(run, key_y, key_x)``, float32, unit 1, lazy.
-
-    Examples
-    --------
-    >>> from attlas.analysis import open_trace
-    >>> from attlas.schemas import simulate_store
-    >>> ulam(open_trace(simulate_store(runs=1)), "r2g").dims
-    ('run', 'query_y', 'query_x')
-    """
-    return aggregate(trace, direction, **options)
-
-
-def tlam(
-    trace: Trace, direction: str, groups: int | None = None, *, inclusive: bool = False, **options: Any
-) -> xr.DataArray:
-    """Time-level attribution maps: one per denoiser call, or per group of calls (I2AM eq. 10 and 11).
-
-    Parameters
-    ----------
-    trace, direction
-        As in `aggregate`.
-    groups
-        Number of groups of neighbouring calls, the first the noisiest, as even as can be (the paper: 5 of 10). None:
-        every call by itself.
-    inclusive
-        Each group also takes the first call of the next, as eq. 11 is printed. Off by default, so that the
-        groups add up to the ULAM, as in the released code.
-    **options
-        Of `aggregate`.
-
-    Returns
-    -------
-    ``(run, t, y, x)``, or ``(run, t_group, y, x)`` with coordinates ``t_start`` and ``t_stop`` (exclusive);
-    float32, unit 1, lazy.
-
-    Raises
-    ------
-    InvalidValueError
-        If there are fewer calls than groups.
-    """
-    made = aggregate(trace, direction, "t", **options)
-    if groups is None:
-        return made
-    calls = made.sizes["t"]
-    if not 1 <= groups <= calls:
-        raise InvalidValueError(f"groups = {groups} of {calls} calls; 1 to {calls} is accepted")
-    places = np.array_split(np.arange(calls), groups)
-    bounds = [(int(own[0]), int(own[-1]) + 1) for own in places]
-    if inclusive:
-        bounds = [(start, min(stop + 1, calls)) for start, stop in bounds]
-    parts = [made.isel(t=slice(*bound)).sum("t", skipna=False) for bound in bounds]
-    grouped = xr.concat(parts, "t_group").transpose(*("t_group" if dim == "t" else dim for dim in made.dims))
-    labels = made["t"].values
-    coords = {
-        "t_group": np.arange(groups),
-        "t_start": ("t_group", [int(labels[start]) for start, _ in bounds]),
-        "t_stop": ("t_group", [int(labels[stop - 1]) + 1 for _, stop in bounds]),
-    }
-    return grouped.assign_coords(coords).assign_attrs({**made.attrs, "groups": groups, "inclusive": inclusive})
-
-
-def hlam(trace: Trace, direction: str, **options: Any) -> xr.DataArray:
-    """Head-level attribution maps: the share of each head in the ULAM (I2AM eq. 12).
-
-    Dims ``(run, head, y, x)``. Undefined over layers with different numbers of heads: choose ``layers=``.
-    `options` and errors as in `aggregate`.
-    """
-    return aggregate(trace, direction, "head", **options)
-
-
-def llam(trace: Trace, direction: str, **options: Any) -> xr.DataArray:
-    """Layer-level attribution maps: the share of each layer in the ULAM (I2AM eq. 13).
-
-    Dims ``(run, layer, y, x)``; `options` and errors as in `aggregate`.
-    """
-    return aggregate(trace, direction, "layer", **options)
-
-
-def sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "layer", **options: Any) -> xr.DataArray:
-    """Specific-reference attribution map: what one generated patch looks at (I2AM eq. 14).
-
-    Row i of the G2R attention, summed over calls and heads, one map per layer.
-
-    Parameters
-    ----------
-    trace
-        From `open_trace`.
-    patch
-        ``(row, column)`` on the finest query grid of the chosen layers (coarser layers give the row of the cell that
-        holds it); ``(row, column, row end, column end)``, a box, ends exclusive; both with the frame before the
-        row in a video; or a mask (see `aggregate`). Of several patches the mean is taken.
-    keep
-        Axes to keep; ``()`` sums over layers too.
-    **options
-        Of `aggregate`; ``keys="reference"`` or ``keys="generated"`` says which part of a joint sequence the map
-        lies on.
-
-    Returns
-    -------
-    ``(run, layer, key_y, key_x)``, float32, unit 1, lazy. Before resampling each call and head contributes 1 in
-    all, CLS included.
-
-    Raises
-    ------
-    InvalidValueError
-        If the patch lies outside the grid, or the mask is empty or of another size.
-    NotRecordedError
-        If single steps are asked of a store that keeps summaries only.
-
-    Examples
-    --------
-    >>> from attlas.analysis import open_trace
-    >>> from attlas.schemas import simulate_store
-    >>> from attlas.analysis.metrics import peak
-    >>> m = sram(open_trace(simulate_store(runs=1)), (1, 0), keep=())
-    >>> peak(m).values.tolist()  # this store looks at the place mirrored left to right
-    [[1.0, 3.0]]
-    """
-    options["queries"] = _patch_mask(trace, patch, "query", options)
-    made = aggregate(trace, "g2r", keep, **options)
-    return made.assign_attrs({**made.attrs, "chosen_queries": _said_patch(patch)})
-
-
-def reverse_sram(trace: Trace, patch: Patch, *, keep: str | Iterable[str] = "layer", **options: Any) -> xr.DataArray:
-    """Where one reference patch goes in the generated image: column j of the R2G attention.
-
-    The counterpart of `sram`: softmax over queries, so that each call and head contributes 1 in all. I2AM's
-    appendix A.4 names a reverse SRAM without an equation, and its release has none: defined here.
-
-    Parameters as in `sram`, with `patch` on the finest key grid; ``keys="reference"`` or ``keys="generated"`` says
-    on which part of a joint sequence, and ``picture`` on which reference. Needs the full arrays.
-
-    Returns
-    -------
-    ``(run, layer, query_y, query_x)``, float32, unit 1, lazy.
-    """
-    if isinstance(options.get("keys"), str):
-        options["segment"] = options.pop("keys")
-    options["keys"] = _patch_mask(trace, patch, "key", options)
-    made = aggregate(trace, "r2g", keep, **options)
-    return made.assign_attrs({**made.attrs, "chosen_keys": _said_patch(patch)})
-
-
-def _patch_mask(trace: Trace, patch: Patch, axis: str, options: dict[str, Any]) -> Any:
-    """Turn a patch or box into a mask of rows and columns on the finest grid of the chosen layers."""
-    if not isinstance(patch, tuple):
-        return patch
-    kind = pick_kind(trace, options.get("kind"))
-    leaves = [part.leaf for part in pick_parts(trace, kind, options.get("layers"), None)]
-    part = part_of(leaves, None, options.get("segment"), options.get("picture"))
-    sized = [leaf.query_grid if axis == "query" else part.grid(leaf) for leaf in leaves]
-    grid = max((size for size in sized if size is not None), key=lambda size: size[-2] * size[-1], default=None)
-    if grid is None:
-        raise InvalidValueError(f"keys of kind {kind!r} are no patches; a patch has no meaning here")
-    names = ("frame", "row", "column")[-len(grid) :]
-    if len(patch) not in (len(grid), 2 * len(grid)) or not all(isinstance(size, (int, np.integer)) for size in patch):
-        box = (*names, *(f"{name} end" for name in names))
-        raise InvalidValueError(f"patch {patch!r}; ({', '.join(names)}) or ({', '.join(box)}) is accepted")
-    first = patch[: len(grid)]
-    last = patch[len(grid) :] or tuple(place + 1 for place in first)
-    if not all(0 <= low < high <= size for low, high, size in zip(first, last, grid, strict=True)):
-        shown = "x".join(str(size) for size in grid)
-        raise InvalidValueError(f"patch {patch!r} lies outside the {shown} {axis} grid of kind {kind!r}")
-    mask = np.zeros(grid, dtype=bool)
-    mask[tuple(slice(low, high) for low, high in zip(first, last, strict=True))] = True
-    return mask
-
-
-def _said_patch(patch: Patch) -> str:
-    return f"patch {patch}" if isinstance(patch, tuple) else str(getattr(patch, "name", None) or "mask")

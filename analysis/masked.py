@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from attlas.analysis.resample import spatial_dims
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["Mask", "inside_of", "mean_inside", "score"]
+__all__ = ["Mask", "inside_of", "mean_inside", "plain_dims", "score"]
 
 Mask = xr.DataArray | NDArray[Any]
 """Rows and columns, with a run dim or without: boolean; or numbers, above 0 in, -1 or NaN not given."""
@@ -24,7 +24,7 @@ def inside_of(values: xr.DataArray, mask: Mask) -> tuple[xr.DataArray, tuple[str
         If the mask is of another size than `values`.
     """
     dims = spatial_dims(values)
-    own = mask if isinstance(mask, xr.DataArray) else xr.DataArray(mask, dims=_plain_dims(np.ndim(mask), dims))
+    own = mask if isinstance(mask, xr.DataArray) else xr.DataArray(mask, dims=plain_dims(np.ndim(mask), dims))
     theirs = spatial_dims(own)
     size, wanted = tuple(own.sizes[dim] for dim in theirs), tuple(values.sizes[dim] for dim in dims)
     if size != wanted:
@@ -52,7 +52,8 @@ def score(
     return values
 
 
-def _plain_dims(ndim: int, dims: tuple[str, str]) -> tuple[str, ...]:
+def plain_dims(ndim: int, dims: tuple[str, str]) -> tuple[str, ...]:
+    """Dims of a mask that is a plain array: rows and columns, after runs where it has three axes."""
     if ndim not in (2, 3):
         raise InvalidValueError(f"a mask (row, column) or (run, row, column) is needed; got {ndim} dims")
     return dims if ndim == 2 else ("run", *dims)

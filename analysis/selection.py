@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ __all__ = [
     "InertAttentionWarning",
     "Part",
     "check_direction",
+    "head_labels",
+    "pick_branches",
     "pick_calls",
     "pick_kind",
     "pick_parts",
@@ -170,8 +173,34 @@ def _matches(pattern: str, path: str, leaf: Leaf) -> bool:
     return pattern in (path, leaf.grid) or pattern in path or fnmatchcase(path, pattern)
 
 
-def pick_calls(trace: Trace, steps: int | slice | Iterable[int] | None) -> list[int] | None:
-    """Places on t of the calls that belong to the sampler `steps` (all of a step's calls); None is all."""
+def pick_branches(trace: Trace, branch: str | None) -> tuple[tuple[str, ...], tuple[str, str] | None]:
+    """Branches to read, and for a difference such as ``cond-uncond`` its two; None is all branches."""
+    differences = {f"{one}-{other}": (one, other) for one, other in permutations(trace.branches, 2)}
+    if branch is None:
+        return trace.branches, None
+    if branch in trace.branches:
+        return (branch,), None
+    if branch in differences:
+        return trace.branches, differences[branch]
+    raise unknown_name("branch", branch, [*trace.branches, *differences], where=trace.where)
+
+
+def pick_calls(
+    trace: Trace, steps: int | slice | Iterable[int] | None, calls: slice | Iterable[int] | None = None
+) -> list[int] | None:
+    """Places on t of the chosen `calls`, or of the calls of the chosen sampler `steps` (all of a step's); None is all.
+
+    Raises
+    ------
+    UnknownNameError
+        If a step or call is not there.
+    InvalidValueError
+        If nothing is selected, both are given, or runs differ in their steps.
+    """
+    if calls is not None:
+        if steps is not None:
+            raise InvalidValueError("steps and calls both choose along t; give one of them")
+        return _places(trace.store.calls, calls)
     if steps is None:
         return None
     known = trace.runs["step"].values
@@ -185,10 +214,20 @@ def pick_calls(trace: Trace, steps: int | slice | Iterable[int] | None) -> list[
         wanted = {int(steps)} if isinstance(steps, (int, np.integer)) else {int(step) for step in steps}
         for step in wanted - set(first.tolist()):
             raise unknown_name("step", str(step), [str(value) for value in dict.fromkeys(first.tolist())])
-    calls = [place for place, step in enumerate(first.tolist()) if step in wanted]
-    if not calls:
+    places = [place for place, step in enumerate(first.tolist()) if step in wanted]
+    if not places:
         raise InvalidValueError(f"steps {steps!r} select no call")
-    return calls
+    return places
+
+
+def _places(count: int, calls: slice | Iterable[int]) -> list[int]:
+    places = list(range(count)[calls]) if isinstance(calls, slice) else sorted({int(call) for call in calls})
+    for place in places:
+        if not 0 <= place < count:
+            raise unknown_name("call", str(place), [str(own) for own in range(count)])
+    if not places:
+        raise InvalidValueError(f"calls {calls!r} select nothing of {count} calls")
+    return places
 
 
 def warn_inert(leaves: Iterable[Leaf]) -> bool:

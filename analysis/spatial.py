@@ -11,7 +11,10 @@ from attlas.analysis.resample import parse_grid, resample_values
 from attlas.analysis.selection import Part
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["Plan", "axes", "target_grid"]
+__all__ = ["ORDERS", "Plan", "axes", "target_grid", "to_grid"]
+
+ORDERS = ("last", "heads", "tokens")
+"""Where resampling (and ``clamp``) stands among the sums."""
 
 
 def axes(onto: str, grid: tuple[int, ...]) -> tuple[str, ...]:
@@ -33,21 +36,22 @@ class Plan:
         rule: str,
         conserve: str,
         clamp: bool,
+        order: str,
     ) -> None:
-        self.part, self.keep, self.onto, self.target = part, keep, onto, target
-        self.options = {"rule": rule, "conserve": conserve, "clamp": clamp}
+        self.part, self.keep, self.onto, self.target, self.order = part, keep, onto, target, order
+        self.options: dict[str, Any] = {"rule": rule, "conserve": conserve, "clamp": clamp}
         self.places = key_part.places(part.leaf) if onto == "key" and key_part.segment is not None else None
         self.cells = None if target is None else _cells(part, onto, key_part)
 
     def apply(self, term: xr.DataArray) -> xr.DataArray:
-        """Sum over the axes that are not kept, and resample; with clamp, before layers and heads meet."""
+        """Sum over the axes that are not kept, and resample in the order that is asked."""
         gone = [dim for dim in ("t", "layer", "head") if dim in term.dims and dim not in self.keep]
-        if self.options["clamp"]:
-            first = [dim for dim in gone if dim == "t"]
-            rest = [dim for dim in gone if dim != "t"]
-            clamped = self._spatial(term.sum(first, skipna=False))
-            return self._weighed(clamped).sum(rest, skipna=False)
-        return self._spatial(self._weighed(term).sum(gone, skipna=False))
+        if self.order == "last":
+            return self._spatial(self._weighed(term).sum(gone, skipna=False))
+        first = [dim for dim in gone if dim == "t"]
+        rest = [dim for dim in gone if dim != "t"]
+        laid = term if self.order == "tokens" else self._spatial(term.sum(first, skipna=False))
+        return self._weighed(laid).sum(rest, skipna=False)
 
     def _weighed(self, term: xr.DataArray) -> xr.DataArray:
         return term if (self.part.values == 1).all() else term * self.part.weights
@@ -63,7 +67,7 @@ class Plan:
             return term if self.places is None else term.isel(key=self.places)
         names = axes(self.onto, self.target)
         laid: xr.DataArray = xr.apply_ufunc(
-            _to_grid,
+            to_grid,
             term.chunk({self.onto: -1}),
             kwargs={"cells": self.cells, "target": self.target, **self.options},
             input_core_dims=[[self.onto]],
@@ -75,7 +79,7 @@ class Plan:
         return laid
 
 
-def _to_grid(
+def to_grid(
     values: NDArray[Any], *, cells: NDArray[np.int64], target: tuple[int, ...], rule: str, conserve: str, clamp: bool
 ) -> NDArray[np.float32]:
     """Tokens ``(..., n)`` laid out in frames, rows and columns by `cells`, then each frame resampled."""

@@ -322,11 +322,14 @@ def test_attributes_tell_how_a_map_was_made(mixed, computes):
         "resample": "bicubic",
         "conserve": "intensity",
         "clamp": False,
+        "order": "last",
         "normalise": "none",
         "source": "full",
         "inert": False,
+        "sinks": "kept",
         "partial": False,
         "segment": "self",
+        "variant": "paper",
     }
     assert made["prompt"].dims == ("run",)
     assert made["query_y"].values.tolist() == [0, 1, 2, 3]
