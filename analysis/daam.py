@@ -6,11 +6,12 @@ from typing import Any
 import xarray as xr
 
 from attlas.analysis.normalise import threshold
+from attlas.analysis.open_vocabulary import open_vocabulary_map
 from attlas.analysis.resample import resample
 from attlas.analysis.span_maps import DAAM_VARIANTS, span_map
 from attlas.analysis.trace import Trace
 from attlas.analysis.words import text_kind, word_keys, word_spans
-from attlas.schemas.errors import NotRecordedError, unknown_name
+from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
 
 __all__ = ["DAAM_VARIANTS", "HARD_RULES", "daam", "hard", "released_layers"]
 
@@ -33,6 +34,7 @@ def daam(
     chunk: int | None = None,
     merge: str = "mean",
     normalize: bool = False,
+    open_vocabulary: bool | str = False,
     **options: Any,
 ) -> xr.DataArray:
     """Word map: how much each place of the picture looks at `word` (DAAM).
@@ -65,6 +67,9 @@ def daam(
     normalize
         Divide by the sum over all tokens of the prompt, begin, end and padding left out, plus 1e-6: the word's share
         of what words get (``normalize=True`` of the released code). Changes the map, not only its scale.
+    open_vocabulary
+        Ask for a word of the store's vocabulary, in any prompt or none; a text of the vocabulary in which it stands
+        may be given. Then ``over=`` is an option too: see `attlas.analysis.open_vocabulary.open_vocabulary_map`.
     **options
         Of `aggregate`; ``resample``, ``conserve`` and ``clamp`` override the variant's. ``kind`` is ``text`` where
         the store has it, else ``joint``, whose softmax runs over words and patches together.
@@ -93,6 +98,11 @@ def daam(
     >>> m.dims, m.attrs["word"], m.attrs["variant"]
     (('run', 'query_y', 'query_x'), 'disc', 'released')
     """
+    if open_vocabulary:
+        if (occurrence, chunk, merge, normalize) != (None, None, "mean", False):
+            raise InvalidValueError("occurrence, chunk, merge and normalize are of words in the prompt")
+        text = open_vocabulary if isinstance(open_vocabulary, str) else None
+        return open_vocabulary_map(trace, word, text, keep=keep, variant=variant, branch=branch, **options)
     kind = options.get("kind") or text_kind(trace)
     found = word_spans(trace, word, branch=branch, occurrence=occurrence)
     word_keys(trace, word, kind, branch=branch, occurrence=occurrence, chunk=chunk)  # refuses a word without tokens
