@@ -88,21 +88,30 @@ def span_map(
     return made.assign_attrs(attrs)
 
 
-def span_maps(trace: Trace, words: Sequence[Sequence[Span]], **options: Any) -> xr.DataArray:
-    """One map for each span: ``(run, word, *keep, query_y, query_x)``, word the place in the run's own list.
+def span_maps(trace: Trace, words: Sequence[Sequence[Sequence[Span]]], **options: Any) -> xr.DataArray:
+    """Make the maps of several words of each run, each given by its spans: ``(run, word, *keep, query_y, query_x)``.
 
-    Runs with fewer spans than others have NaN at their end. `options` of `span_map`.
+    Word is the place in the run's own list; runs with fewer words than others have NaN at their end, and a word none
+    of whose tokens the model sees is NaN. `options` of `span_map`.
 
     Raises
     ------
     InvalidValueError
-        If no run has a span.
+        If no run has a word.
+
+    Examples
+    --------
+    >>> from attlas.analysis import open_trace
+    >>> from attlas.schemas import simulate_store
+    >>> trace = open_trace(simulate_store(runs=1, prompt="a red disc"))
+    >>> span_maps(trace, [[[(2, 5)], [(6, 10)]]]).sizes["word"]  # red, disc
+    2
     """
     most = max((len(row) for row in words), default=0)
     if most == 0:
         raise InvalidValueError(f"no run of {trace.where} has a word to map")
     parts = [
-        span_map(trace, [row[place : place + 1] for row in words], **options).expand_dims(word=[place])
+        span_map(trace, [row[place] if place < len(row) else () for row in words], **options).expand_dims(word=[place])
         for place in range(most)
     ]
     made: xr.DataArray = xr.concat(parts, "word", coords="minimal", compat="override", combine_attrs="override")

@@ -5,13 +5,12 @@ from collections.abc import Iterable, Sequence
 import xarray as xr
 
 from attlas.analysis import heads as head_choice
-from attlas.analysis.daam import daam
+from attlas.analysis.daam import hard
 from attlas.analysis.metrics import iou
-from attlas.analysis.normalise import threshold
-from attlas.analysis.resample import resample
 from attlas.analysis.score_table import Score, ScoreTable, score_of
+from attlas.analysis.segmentation import ceiling, plain, sample_maps, shared_samples
+from attlas.analysis.sink_rule import Sinks, sinks_of
 from attlas.analysis.trace import Trace
-from attlas.schemas.errors import NotRecordedError
 
 __all__ = ["score_words"]
 
@@ -25,6 +24,7 @@ def score_words(
     tau: float = 0.4,
     greedy_limit: int = 6,
     truth: Trace | None = None,
+    sinks: str | Sinks | None = None,
 ) -> ScoreTable:
     """Score DAAM maps against the masks of the nouns, all heads and chosen heads.
 
@@ -41,6 +41,9 @@ def score_words(
     truth
         Where the masks are taken from, by run id; by default `trace` itself. A model with random weights draws
         nothing that could be masked: the masks of the trained model's pictures say what its maps hit by chance.
+    sinks
+        Keys to leave out of the maps, as in `aggregate`. With mass ``zero`` that changes a word's map only where words
+        can be sinks; with ``renormalise`` every map.
 
     Returns
     -------
@@ -55,36 +58,32 @@ def score_words(
         If nothing can be scored: no text attention or no masks.
     """
     truth = truth or trace
-    samples = [sample for sample in head_choice.noun_samples(truth, nouns) if sample[0] in trace.run_ids]
-    if not samples:
-        raise NotRecordedError(f"{trace.where} has no run of the same id as one with masks in {truth.where}")
+    samples = shared_samples(trace, truth, nouns)
     masks = head_choice.noun_masks(truth, samples)
-    by_head = head_choice.head_maps(trace, samples)
+    by_head = head_choice.head_maps(trace, samples, sinks=sinks)
     released = by_head.mean(("layer", "head"))  # heads that a layer lacks are NaN and do not count
-    hard = {
-        rule: threshold(resample(released, _shape(masks), "bicubic"), tau, rule=rule).drop_vars(["query_y", "query_x"])
-        for rule in ("minmax", "max")
-    }
-    paper = resample(_paper_maps(trace, samples), _shape(masks), "nearest")
-    paper = threshold(paper, tau, rule="max").drop_vars(["query_y", "query_x"])
+    shape = (masks.sizes["image_y"], masks.sizes["image_x"])
+    high = {rule: plain(hard(released, tau, variant="released", rule=rule, grid=shape)) for rule in ("minmax", "max")}
+    paper = plain(hard(sample_maps(trace, samples, variant="paper", sinks=sinks), tau, grid=shape))
     grid = (released.sizes["query_y"], released.sizes["query_x"])
-    coarse = resample(masks.rename(image_y="y", image_x="x").astype("f4"), grid, "area")
-    ceiling = threshold(resample(coarse, _shape(masks), "bicubic"), 0.5, rule="minmax").drop_vars(["y", "x"])
+    best = ceiling(masks, grid)
     scores = [
         score_of(
-            "noun_iou", iou(hard["minmax"], masks).values, f"word map > {tau:g} after min-max (released) against mask"
+            "noun_iou", iou(high["minmax"], masks).values, f"word map > {tau:g} after min-max (released) against mask"
         ),
         score_of(
-            "noun_iou_max_rule", iou(hard["max"], masks).values, f"the same map, >= {tau:g} of its maximum (paper)"
+            "noun_iou_max_rule", iou(high["max"], masks).values, f"the same map, >= {tau:g} of its maximum (paper)"
         ),
         score_of("noun_iou_paper", iou(paper, masks).values, "the paper's map and rule (eq. 6-8)"),
-        _others(hard["minmax"], masks, samples),
+        _others(high["minmax"], masks, samples),
         score_of("whole_picture_iou", masks.mean(("image_y", "image_x")).values, "floor: everything is the object"),
-        score_of("ceiling_iou", iou(ceiling, masks).values, f"ceiling: the mask itself at {grid[0]}x{grid[1]}"),
+        score_of("ceiling_iou", iou(best, masks).values, f"ceiling: the mask itself at {grid[0]}x{grid[1]}"),
     ]
     chosen, settings = _chosen_heads(trace, samples, by_head, masks, tau, greedy_limit)
     scores += chosen
     settings |= {"runs": len({run for run, _ in samples}), "nouns": ", ".join(sorted({noun for _, noun in samples}))}
+    rule = sinks_of(sinks)
+    settings |= {} if rule is None else {"sinks": f"left out: {rule}"}
     return ScoreTable(f"word maps of {trace.where}", {score.name: score for score in scores}, settings)
 
 
@@ -115,21 +114,7 @@ def _chosen_heads(
     return scores, {"greedy_heads": ", ".join(f"{layer}:{head}" for layer, head in greedy)}
 
 
-def _paper_maps(trace: Trace, samples: Sequence[Sample]) -> xr.DataArray:
-    """Word maps of the samples as the paper has them, ``(sample, query_y, query_x)``, in memory."""
-    made: dict[Sample, xr.DataArray] = {}
-    for noun in dict.fromkeys(noun for _, noun in samples):
-        runs = [run for run, other in samples if other == noun]
-        maps = daam(trace.sel(runs), noun, variant="paper").compute()
-        made |= {(run, noun): maps.sel(run=run, drop=True).reset_coords(drop=True) for run in runs}
-    parts = [made[sample] for sample in samples]
-    joined: xr.DataArray = xr.concat(
-        parts, "sample", coords="minimal", compat="override", combine_attrs="drop_conflicts"
-    )
-    return joined
-
-
-def _others(hard: xr.DataArray, masks: xr.DataArray, samples: Sequence[Sample]) -> Score:
+def _others(high: xr.DataArray, masks: xr.DataArray, samples: Sequence[Sample]) -> Score:
     """IoU of each noun's map with the masks of the other nouns of its run."""
     pairs = [
         (one, other)
@@ -139,11 +124,7 @@ def _others(hard: xr.DataArray, masks: xr.DataArray, samples: Sequence[Sample]) 
     ]
     found: list[float] = []
     if pairs:
-        own = hard.isel(sample=[one for one, _ in pairs])
+        own = high.isel(sample=[one for one, _ in pairs])
         others = masks.isel(sample=[other for _, other in pairs]).drop_vars(["run", "word"])
         found = iou(own, others).values.tolist()
     return score_of("other_noun_iou", found, "the same map against the other noun's mask (low is good)")
-
-
-def _shape(masks: xr.DataArray) -> tuple[int, int]:
-    return masks.sizes["image_y"], masks.sizes["image_x"]
