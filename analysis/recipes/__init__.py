@@ -17,6 +17,11 @@ __all__ = ["RECIPES", "Need", "Recipe", "RecipeResult", "Table", "every", "find"
 _HERE = "attlas.analysis.recipes"
 
 RECIPES: dict[str, str] = {
+    "i2am-fig2": f"{_HERE}.i2am_layers:fig2",
+    "i2am-fig6": f"{_HERE}.i2am_flow:fig6",
+    "i2am-fig7": f"{_HERE}.i2am_flow:fig7",
+    "i2am-fig8": f"{_HERE}.i2am_flow:fig8",
+    "i2am-fig9": f"{_HERE}.i2am_layers:fig9",
     "i2am-fig16": f"{_HERE}.i2am_uniform:fig16",
 }
 """Where each recipe is, ``module:name``, in the order of the papers."""

@@ -187,7 +187,14 @@ def paint(axes: "Axes", panel: Panel) -> None:
                 axes.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, edgecolor=colour_, linewidth=line))
         else:
             y, x = mark.place
-            axes.plot(x, y, mark.sign, color=mark.colour, markersize=4, markeredgecolor="white", markeredgewidth=0.7)
+            hollow: dict[str, Any] = {
+                "markerfacecolor": "none",
+                "markersize": 5.5,
+                "linestyle": "none",
+                "clip_on": False,
+            }
+            for colour_, line in (("white", 2.0), (mark.colour, 1.0)):
+                axes.plot(x, y, mark.sign, markeredgecolor=colour_, markeredgewidth=line, **hollow)
     axes.set_xlim(0, 1)
     axes.set_ylim(1, 0)
     if panel.caption:
@@ -215,7 +222,7 @@ def painted(panel: Panel) -> NDArray[np.uint8]:
         return heat.round().astype(np.uint8)
     grey = pixels.mean(-1, keepdims=True)
     muted = 0.45 * pixels + 0.55 * grey
-    weight = (0.35 + 0.55 * large)[..., None]
+    weight = (0.2 + 0.7 * large)[..., None]
     return np.asarray(((1 - weight) * muted + weight * heat).round().clip(0, 255), np.uint8)
 
 

@@ -66,10 +66,12 @@ class Need:
         """Say what `trace` lacks, in words that tell what to record."""
         leaves = [leaf for leaf in trace.leaves.values() if leaf.kind in self.kinds]
         if not leaves:
-            return [f"attention of kind {' or '.join(self.kinds)} (it holds {', '.join(trace.kinds)}); record --kinds"]
+            return [
+                f"attention of kind {' or '.join(self.kinds)} (it holds {', '.join(trace.kinds)}); record with --kinds"
+            ]
         missing = [f"annotation {name!r}" for name in self.annotations if name not in trace.annotations]
         if self.full and all(leaf.encoding == "none" for leaf in leaves):
-            missing.append("full arrays (it holds summaries only); record --detail full")
+            missing.append("full arrays (it holds summaries only); record with --detail full")
         return missing
 
 

@@ -1,20 +1,40 @@
-"""What the recipes of reference images share: the kind of attention, the runs, the pictures, layers by their names."""
+"""What the recipes of reference images share: the kind of attention, runs, layers by their names, scores of maps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.resample import spatial_dims
+from attlas.analysis.metrics import imacs
+from attlas.analysis.normalise import threshold
+from attlas.analysis.resample import resample, spatial_dims
+from attlas.analysis.score_table import Score, score_of
 from attlas.analysis.selection import pick_parts
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["bar", "first_runs", "layer_names", "layers_of", "planes", "reference_options"]
+__all__ = [
+    "LAMBDA",
+    "TAU",
+    "bar",
+    "chosen_layers",
+    "correlation",
+    "first_runs",
+    "imacs_of",
+    "layer_names",
+    "layers_of",
+    "mean_of",
+    "planes",
+    "reference_options",
+    "soft_map",
+    "well_spread",
+]
 
 Item = TypeVar("Item")
+TAU, LAMBDA = 0.4, 3.0
+"""The paper's threshold delta and penalty factor lambda."""
 
 
 def reference_options(trace: Trace) -> dict[str, Any]:
@@ -39,23 +59,34 @@ def layers_of(trace: Trace, layers: str | list[str] | None = None) -> list[str]:
     return sorted((path for part in parts for path in part.labels), key=_network_order)
 
 
+def chosen_layers(trace: Trace, layers: str | list[str]) -> list[str]:
+    """Paths for ``decoder`` (the paper's choice: the way up of a U-Net), ``all``, or a layer pattern.
+
+    A network without a way up is taken whole.
+    """
+    if layers not in ("decoder", "all"):
+        return layers_of(trace, layers)
+    whole = layers_of(trace)
+    up = [path for path in whole if path.startswith("up")]
+    return up if layers == "decoder" and up else whole
+
+
 def _network_order(path: str) -> tuple[int, str]:
     stages = ("down", "mid", "up")
     return next((place for place, stage in enumerate(stages) if path.startswith(stage)), len(stages)), path
 
 
-def layer_names(trace: Trace, paths: Iterable[str]) -> dict[str, str]:
-    """Short name and query grid of each layer, for labels: ``up 2.1`` and ``16x16`` on two lines."""
+def layer_names(trace: Trace, paths: Iterable[str]) -> list[str]:
+    """Short names of layers with their query grid, on two lines."""
     grids = {path: leaf.grid for leaf in trace.leaves.values() for path in leaf.layers}
-    return {path: f"{_short(path)}\n{grids[path]}" for path in paths}
+    return [f"{_short(path)}\n{grids[path]}" for path in paths]
 
 
 def _short(path: str) -> str:
-    parts = path.split(".")
-    numbers = [part for part in parts[1:] if part.isdigit()]
-    stage = parts[0].removesuffix("_blocks").removesuffix("_block").removeprefix("transformer_")
+    stage, *rest = path.split(".")
+    stage = stage.removesuffix("_blocks").removesuffix("_block")
     # The number within a transformer block is the same everywhere in networks of depth 1.
-    return " ".join([stage, ".".join(numbers[:2])]).strip() if stage != "mid" else "mid"
+    return stage if stage == "mid" else f"{stage} {'.'.join([part for part in rest if part.isdigit()][:2])}".strip()
 
 
 def planes(values: xr.DataArray) -> Iterator[NDArray[np.float32]]:
@@ -63,6 +94,53 @@ def planes(values: xr.DataArray) -> Iterator[NDArray[np.float32]]:
     y, x = spatial_dims(values)
     laid = values.transpose(..., y, x).values
     return iter(laid.reshape(-1, *laid.shape[-2:]))
+
+
+def soft_map(values: xr.DataArray, mask: xr.DataArray, *, tau: float = TAU) -> xr.DataArray:
+    """Make maps as the paper shows and scores them: on the mask's grid (bicubic), min-max normalised, below `tau` 0."""
+    y, x = spatial_dims(mask)
+    return threshold(resample(values, (mask.sizes[y], mask.sizes[x]), "bicubic"), tau, mode="soft")
+
+
+def imacs_of(values: xr.DataArray, mask: xr.DataArray, *, penalty: float = LAMBDA) -> xr.DataArray:
+    """IMACS of raw maps by the paper's rules; in memory."""
+    return imacs(soft_map(values, mask), mask, penalty=penalty).compute()
+
+
+def mean_of(values: xr.DataArray | NDArray[Any] | Sequence[float]) -> Score:
+    """Mean over runs with half its 95 % interval; NaN does not count."""
+    return score_of("", np.ravel(np.asarray(values, np.float64)), "")
+
+
+def well_spread(inside: NDArray[np.bool_], count: int) -> list[tuple[int, int]]:
+    """Cells of `inside` far from each other: the most central first, then always the farthest from those taken.
+
+    Examples
+    --------
+    >>> well_spread(np.ones((3, 3), bool), 2)
+    [(1, 1), (0, 0)]
+    """
+    cells = np.argwhere(inside).astype(float)
+    if not len(cells):
+        return []
+    taken = [int(((cells - cells.mean(0)) ** 2).sum(1).argmin())]
+    while len(taken) < min(count, len(cells)):
+        nearest = ((cells[:, None] - cells[taken]) ** 2).sum(-1).min(1)
+        taken.append(int(nearest.argmax()))
+    return [(int(cells[place][0]), int(cells[place][1])) for place in taken]
+
+
+def correlation(one: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
+    """Pearson correlation of the cells of two maps in memory; dims without the spatial ones, NaN for a constant map.
+
+    Examples
+    --------
+    >>> ramp = xr.DataArray([[0.0, 1.0], [2.0, 3.0]], dims=("y", "x"))
+    >>> float(correlation(ramp, 5 - 2 * ramp))
+    -1.0
+    """
+    dims = spatial_dims(one)
+    return xr.corr(one.astype(np.float64), other.astype(np.float64), dims)
 
 
 def bar(items: Iterable[Item], what: str, progress: bool, unit: str = "run") -> Iterable[Item]:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attlas.analysis.score_table import Score
+
 __all__ = ["Table"]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns and rows; a cell is a text, a number, or None where there is nothing to say.
+    """Named columns and rows; a cell is a text, a number, a `Score` with its interval, or None for nothing to say.
 
     Raises
     ------
@@ -49,12 +51,14 @@ class Table:
         return [row[place] for row in self.rows]
 
     def to_frame(self) -> Any:
-        """Pandas DataFrame: float where all cells are numbers or None, else text."""
+        """Pandas DataFrame: float where all cells are numbers or None, else text.
+
+        A column of scores becomes three: its mean, half its 95 % interval (``NAME ci95``) and its samples (``NAME n``).
+        """
         import pandas as pd
 
         columns = {}
-        for name in self.columns:
-            cells = self.column(name)
+        for name, cells in _plain_columns(self).items():
             if all(isinstance(cell, int) and not isinstance(cell, bool) for cell in cells) and cells:
                 columns[name] = pd.Series(cells, dtype="int64")
             elif all(cell is None or _is_number(cell) for cell in cells):
@@ -68,11 +72,25 @@ class Table:
     def _column(self, place: int) -> list[str]:
         """Heading and cells of a column, all of one width."""
         cells = [row[place] for row in self.rows]
-        numbers = all(cell is None or _is_number(cell) for cell in cells)
+        numbers = all(cell is None or _is_number(cell) or isinstance(cell, Score) for cell in cells)
         digits = max((_digits(cell) for cell in cells if _is_number(cell)), default=0)
         words = [self.columns[place], *(_shown(cell, digits) if numbers else _shown(cell, None) for cell in cells)]
         width = max(len(word) for word in words)
         return [word.rjust(width) if numbers else word.ljust(width) for word in words]
+
+
+def _plain_columns(table: Table) -> dict[str, list[Any]]:
+    """Columns with scores taken apart."""
+    columns: dict[str, list[Any]] = {}
+    for name in table.columns:
+        cells = table.column(name)
+        if not any(isinstance(cell, Score) for cell in cells):
+            columns[name] = cells
+            continue
+        columns[name] = [cell.value if isinstance(cell, Score) else cell for cell in cells]
+        columns[f"{name} ci95"] = [cell.ci95 if isinstance(cell, Score) else None for cell in cells]
+        columns[f"{name} n"] = [cell.n if isinstance(cell, Score) else None for cell in cells]
+    return columns
 
 
 def _is_number(cell: Any) -> bool:
@@ -92,6 +110,9 @@ def _digits(number: float) -> int:
 def _shown(cell: Any, digits: int | None) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
+    if isinstance(cell, Score):
+        spread = f" +-{cell.ci95:.3f}" if math.isfinite(cell.ci95) else ""
+        return "-" if math.isnan(cell.value) else f"{cell.value:.3f}{spread}"
     if not _is_number(cell):
         return str(cell)
     if digits is None or isinstance(cell, int):
