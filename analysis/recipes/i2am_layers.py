@@ -32,7 +32,7 @@ from attlas.schemas.errors import NotRecordedError
 __all__ = ["fig2", "fig9", "sram_row", "targets"]
 
 KNOWN = ("correspondence", "garment", "reference_garment")
-RULES = {"resample": "none", "normalise": "minmax", "threshold": "none", "invert": "no"}
+RULES: dict[str, Any] = {"resample": "none", "normalise": "minmax", "threshold": "none", "invert": "no"}
 LEGEND = "red frame: the generated patch; blue cross: its true place in the reference; red circle: the map's maximum"
 
 
@@ -70,7 +70,7 @@ def fig2(traces: Sequence[Trace], *, progress: bool = True, samples: int = 2) ->
     shown = first_runs(trace, samples)
     notes = [
         "Not comparable: the paper shows StableVITON, DCI-VTON and PASD and gives no numbers for this figure.",
-        "Area: exp(entropy) of the LLAM as a share of the picture, 1 if uniform. Coarse to fine would be a falling area.",
+        "Area: exp(entropy) of the LLAM as a share of the picture, 1 if uniform; coarse to fine would be falling.",
         "IMACS_g over all reference patches also counts where the reference's background goes.",
         LEGEND,
     ]
