@@ -106,7 +106,7 @@ def word_places(text: str) -> list[Span]:
     return [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
 
 
-def tagged_words(trace: Trace, tagger: Tagger | None = None, *, branch: str = "cond") -> xr.Dataset:
+def tagged_words(trace: Trace, tagger: Tagger | Mapping[str, str] | None = None, *, branch: str = "cond") -> xr.Dataset:
     """Words of the prompts with their places and tags.
 
     Parameters
@@ -114,7 +114,8 @@ def tagged_words(trace: Trace, tagger: Tagger | None = None, *, branch: str = "c
     trace
         From `open_trace`.
     tagger
-        Function from a text to ``(start, end, tag)`` of its words; None is `spacy_tagger`'s.
+        Function from a text to ``(start, end, tag)`` of its words; or a tag for each word, as `lexicon_tagger` takes
+        it; None is `spacy_tagger`'s.
     branch
         Guidance branch; other branches than ``cond`` have the negative prompt.
 
@@ -138,7 +139,8 @@ def tagged_words(trace: Trace, tagger: Tagger | None = None, *, branch: str = "c
     >>> words["pos"].values.tolist()
     [['DET', 'ADJ', 'NOUN']]
     """
-    tagger = spacy_tagger() if tagger is None else tagger
+    if tagger is None or isinstance(tagger, Mapping):
+        tagger = spacy_tagger() if tagger is None else lexicon_tagger(tagger)
     texts = prompts(trace, branch)
     by_text = {text: _checked(text, tagger(text)) for text in dict.fromkeys(texts)}
     rows = [by_text[text] for text in texts]

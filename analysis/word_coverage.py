@@ -1,5 +1,6 @@
 """How much of the picture each word of a prompt acts on, by part of speech (DAAM section 3.2)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def intensity(values: xr.DataArray) -> xr.DataArray:
 
 def word_coverage(
     trace: Trace,
-    tagger: Tagger | None = None,
+    tagger: Tagger | Mapping[str, str] | None = None,
     *,
     tau: float = 0.4,
     variant: str = "paper",
@@ -51,7 +52,8 @@ def word_coverage(
     trace
         From `open_trace`; no videos.
     tagger
-        Function from a text to ``(start, end, tag)`` of its words; None is spaCy's, see `attlas.analysis.speech`.
+        Function from a text to ``(start, end, tag)`` of its words, or a tag for each word; None is spaCy's, see
+        `attlas.analysis.speech`.
     tau, variant, rule
         Of `attlas.analysis.daam.hard`; the released variant thresholds at the picture's size.
     branch
