@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attlas.analysis import detection as detection
     from attlas.analysis import heads as heads
     from attlas.analysis import maps as maps
     from attlas.analysis import metrics as metrics
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
     from attlas.analysis.selection import InertAttentionWarning
     from attlas.analysis.trace import Trace, open_trace
 
-__all__ = ["InertAttentionWarning", "Trace", "heads", "maps", "metrics", "open_trace", "scores", "sinks", "words"]
+__all__ = [
+    "InertAttentionWarning",
+    "Trace",
+    "detection",
+    "heads",
+    "maps",
+    "metrics",
+    "open_trace",
+    "scores",
+    "sinks",
+    "words",
+]
 
 _HOMES = {
     "InertAttentionWarning": "attlas.analysis.selection",
