@@ -90,7 +90,8 @@ def boxes(
     Returns
     -------
     ``(..., edge)``: top, left, bottom, right, ends exclusive; float32, unit pixels, lazy where `values` is. NaN where
-    nothing is in (a constant map), or the map has a NaN.
+    nothing is in (a constant map; by ``percentile`` also one with its maximum at more than 35 % of the cells), or the
+    map has a NaN.
 
     Raises
     ------
