@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from attlas.analysis import scores as scores
     from attlas.analysis import sinks as sinks
     from attlas.analysis import words as words
+    from attlas.analysis.registry import map_function, statistic
     from attlas.analysis.selection import InertAttentionWarning
+    from attlas.analysis.surveys.collect import survey
     from attlas.analysis.trace import Trace, open_trace
 
 __all__ = [
@@ -22,17 +24,23 @@ __all__ = [
     "Trace",
     "detection",
     "heads",
+    "map_function",
     "maps",
     "metrics",
     "open_trace",
     "scores",
     "sinks",
+    "statistic",
+    "survey",
     "words",
 ]
 
 _HOMES = {
     "InertAttentionWarning": "attlas.analysis.selection",
     "Trace": "attlas.analysis.trace",
+    "map_function": "attlas.analysis.registry",
+    "statistic": "attlas.analysis.registry",
+    "survey": "attlas.analysis.surveys.collect",
     "open_trace": "attlas.analysis.trace",
 }
 

@@ -5,8 +5,10 @@ array ``record`` has a text for each run, so that whatever dims a statistic has,
 a dim of another length. A record names the run that it was computed of by a fingerprint: whoever reads one compares it.
 """
 
+import asyncio
 import base64
 import binascii
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +18,14 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import CorruptDataError, InvalidValueError
 from attlas.schemas.store import Store
 from attlas.schemas.variables import STATISTIC_VARIABLES
 
-__all__ = ["GROUP", "PROVENANCE", "Record", "read_records", "statistic_problems", "write_records"]
+__all__ = ["GROUP", "PROVENANCE", "Record", "read_records", "run_fingerprints", "statistic_problems", "write_records"]
 
 GROUP = "statistics"
 """Path of the group inside a store."""
@@ -188,3 +191,34 @@ def statistic_problems(group: zarr.Group, *, deep: bool) -> Iterator[str]:
                 read_records(group, name, rows)
             except CorruptDataError as err:
                 yield str(err)
+
+
+def run_fingerprints(store: Store, rows: Sequence[int]) -> list[str]:
+    """Digest of what each of these runs is: its label, seed, request, picture, annotations and part of its attention.
+
+    It is made of stored bytes, so that it is the same for a copy of the store, and another once the run is recorded
+    anew with another outcome. Reads some small files of each run.
+    """
+    group = store.group
+    arrays = [group["generated_image"]]
+    if "annotations" in group:
+        arrays += [array for _, array in sorted(group["annotations"].arrays())]
+    if store.leaves:
+        least = min(store.leaves, key=lambda name: store.leaves[name].keys)
+        arrays.append(group[f"{least}/g2r"])
+    labels = [group[name][...] for name in ("run", "seed", "prompt", "request")]
+
+    async def read(row: int) -> str:
+        made = hashlib.blake2b(digest_size=12)
+        for column in labels:
+            made.update(f"{column[row]}\0".encode())
+        for array in arrays:
+            rest = (0,) * (len(array.shape) - 1)
+            found = await (array.store_path / array.metadata.encode_chunk_key((row, *rest))).get()
+            made.update(b"-" if found is None else found.to_bytes())
+        return made.hexdigest()
+
+    async def read_all() -> list[str]:
+        return list(await asyncio.gather(*(read(row) for row in rows)))
+
+    return list(sync(read_all()))

@@ -1,0 +1,1 @@
+"""Surveys: statistics of many runs, out of core, from partial results that add up."""

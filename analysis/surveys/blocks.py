@@ -1,0 +1,71 @@
+"""One block of runs: what statistics and maps are of it; here, or on a worker of a cluster."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import dask
+import xarray as xr
+
+from attlas.analysis.statistics.grouping import grouped
+from attlas.analysis.statistics.partials import Moments
+from attlas.analysis.surveys.labels import Labels
+from attlas.analysis.surveys.records import canonical
+from attlas.analysis.surveys.specs import Spec
+from attlas.analysis.trace import Trace
+from attlas.schemas import Store, open_store
+from attlas.schemas.errors import InvalidValueError
+
+__all__ = ["Block", "Found", "compute", "compute_elsewhere"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some runs of one source: their places among its runs, and which of them each statistic must be computed of."""
+
+    source: int
+    places: tuple[int, ...]
+    fingerprints: tuple[str, ...]
+    asked: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Numbers of the runs asked of each statistic, in memory, and the moments of each map over the block."""
+
+    values: Mapping[str, xr.DataArray]
+    moments: Mapping[str, Moments]
+
+
+def compute(trace: Trace, block: Block, scores: Sequence[Spec], maps: Sequence[Spec], labels: Labels) -> Found:
+    """Compute a block; all lazy results at once, so that what they read alike is read once."""
+    made: dict[str, xr.DataArray] = {}
+    traces: dict[tuple[int, ...], Trace] = {}
+    for spec in (*scores, *maps):
+        places = block.places if spec.is_map else block.asked.get(spec.label, ())
+        if places:
+            one = traces.setdefault(places, trace.isel(places))
+            made[spec.label] = canonical(spec.function(one, **spec.options), spec, one)
+    computed = dict(zip(made, dask.compute(*made.values()), strict=True))
+    moments = {}
+    for spec in maps:
+        values = computed.pop(spec.label)
+        moments[spec.label] = Moments.of(grouped(values, labels.of(block.source, block.places, values, spec.label)))
+    return Found(computed, moments)
+
+
+def compute_elsewhere(path: str, created: str, rows: tuple[int, ...], device: str, block: Block, *asked: Any) -> Found:
+    """`compute` in a worker, which opens the store by itself and reads with one thread."""
+    trace = Trace(_opened(path, created), rows, device=device)
+    with dask.config.set(scheduler="synchronous"):
+        return compute(trace, block, *asked)
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str, created: str) -> Store:
+    """Open a store once a worker; `created` tells one from another that later stands at its path."""
+    store = open_store(path)
+    if str(store.group.attrs.get("created")) != created:
+        raise InvalidValueError(f"{path} is another store on a worker than here; workers need the same files")
+    return store
