@@ -86,7 +86,7 @@ def _from_attention(
     if brief and trace.holds(part.name, "attention_mean"):
         # What is set to 0 is the same in every call, so that the mean over calls tells.
         branch = question.branches[0] if len(question.branches) == 1 else None
-        stored = trace.arrays(part.name, ["attention_mean"], branch)["attention_mean"].drop_vars("t")
+        stored = trace.arrays(part.name, ["attention_mean"], branch)["attention_mean"].drop_vars("t", errors="ignore")
         values = stored.isel(part.place).sel(branch=list(question.branches)).expand_dims(t=1, axis=2)
         made = _means(trace, part, question, sinks, kept, values).isel(t=0)
         return made * np.float32(trace.store.calls), "attention_mean"

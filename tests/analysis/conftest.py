@@ -47,8 +47,9 @@ def make_store(
     reference=(16, 16),
     annotations=None,
     complete=None,
+    alter=None,
 ):
-    """Write random Q and K; return the store, and Q and K in float64 (as stored) by (leaf, row)."""
+    """Write random Q and K, or what `alter` makes of them; return the store, and Q and K in float64 (as stored) by (leaf, row)."""
     rng = np.random.default_rng(seed)
     manifest = Manifest("by hand", "0", "none", {}, {"precision": "exact", "detail": detail})
     store = create_store(path, manifest, leaves, branches, calls, image, reference)
@@ -67,6 +68,8 @@ def make_store(
             moving = calls if leaf.keys_vary else 1
             k = rng.normal(size=(len(branches), moving, len(leaf.layers), leaf.heads, leaf.keys, leaf.channels))
             k = np.broadcast_to(k.astype("f2").astype("f8"), (*shape, leaf.keys, leaf.channels))
+            if alter:
+                q, k = (array.astype("f2").astype("f8") for array in alter(name, row, q, k.copy()))
             vectors[name, row] = (q, k)
             write_leaf(store, name, row, q, k)
             if leaf.has_tokens:
