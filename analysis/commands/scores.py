@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from attlas.analysis.commands.sink_options import sink_options, sinks_given
 
 if TYPE_CHECKING:
     from attlas.analysis.score_table import ScoreTable
@@ -16,9 +18,12 @@ __all__ = ["score"]
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the scores as JSON here.")
 @click.option("--truth", metavar="STORE", help="Take the masks of the nouns from here, for runs of the same id.")
+@sink_options
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def score(stores: tuple[str, ...], *, out: Path | None, truth: str | None, as_json: bool, quiet: bool) -> None:
+def score(
+    stores: tuple[str, ...], *, out: Path | None, truth: str | None, as_json: bool, quiet: bool, **given: Any
+) -> None:
     """Score the maps of each STORE against its annotations.
 
     Word maps, reference maps, and the numbers noted of each run; of several stores, side by side.
@@ -27,10 +32,11 @@ def score(stores: tuple[str, ...], *, out: Path | None, truth: str | None, as_js
 
     from attlas.analysis import open_trace, scores
 
+    left_out = sinks_given(given)
     traces = {store: open_trace(store) for store in stores}
     known = None if truth is None else open_trace(truth)
     tables = {
-        store: scores.score(trace, known)
+        store: scores.score(trace, known, sinks=left_out)
         for store, trace in tqdm(traces.items(), "scoring", unit="store", disable=quiet or as_json)
     }
     told = {store: [table.to_json() for table in made] for store, made in tables.items()}

@@ -49,7 +49,7 @@ def make_store(
     complete=None,
     alter=None,
 ):
-    """Write random Q and K, or what `alter` makes of them; return the store, and Q and K in float64 (as stored) by (leaf, row)."""
+    """Write random Q and K (or what `alter` makes of them); return the store, and both in float64 by (leaf, row)."""
     rng = np.random.default_rng(seed)
     manifest = Manifest("by hand", "0", "none", {}, {"precision": "exact", "detail": detail})
     store = create_store(path, manifest, leaves, branches, calls, image, reference)
