@@ -136,7 +136,7 @@ def cwg(of: Tensor | Trace, queries: Any = None, **options: Any) -> Tensor | xr.
     return _of("cwg", of, queries, options)
 
 
-def _of(name: str, of: Tensor | Trace, queries: Any, options: dict[str, Any]) -> Any:
+def _of(name: str, of: Tensor | Trace, queries: Any, options: dict[str, Any]) -> Tensor | xr.DataArray:
     if isinstance(of, Trace):
         return _of_trace(name, of, queries, **options)
     if not isinstance(of, Tensor):

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,24 @@ __all__ = ["demo_requests", "load_pipeline", "pipeline_class"]
 OWN_PIPELINES = {"TryOnPipeline": "attlas.recorder.demo.tryon"}
 """Pipeline classes that attlas ships; no code is ever loaded from a pipeline folder."""
 
+
+@dataclass(frozen=True)
+class _Demo:
+    """A demo pipeline: its world, and the arguments of the world's ``load`` and ``requests``."""
+
+    world: str
+    load: Mapping[str, Any] = field(default_factory=dict)
+    requests: Mapping[str, Any] = field(default_factory=dict)
+
+
 DEMOS = {
-    **{f"demo:{world}": (world, True, False) for world in WORLDS},
-    **{f"demo:{world}-random": (world, False, False) for world in WORLDS},
-    "demo:tryon-swapped": ("tryon", True, True),
+    **{f"demo:{world}": _Demo(world) for world in WORLDS},
+    **{f"demo:{world}-random": _Demo(world, {"trained": False}) for world in WORLDS},
+    "demo:tryon-swapped": _Demo("tryon", requests={"swapped": True}),
+    "demo:tryon-refined": _Demo("tryon", {"refinement": "refined"}),
+    "demo:tryon-control": _Demo("tryon", {"refinement": "control"}),
 }
-"""Name of each demo pipeline, with its world, whether it is trained, and whether its references are swapped."""
+"""The demo pipelines by name."""
 
 
 def load_pipeline(name: str | Path) -> Any:
@@ -32,7 +46,8 @@ def load_pipeline(name: str | Path) -> Any:
     ----------
     name
         A folder with a ``model_index.json``; a hub id such as ``owner/model``; or a demo pipeline: ``demo:shapes``,
-        ``demo:tryon``, the same with ``-random`` for untrained weights, ``demo:tryon-swapped``.
+        ``demo:tryon``, the same with ``-random`` for untrained weights; ``demo:tryon-swapped``; ``demo:tryon-refined``,
+        trained on with losses on its attention, and ``demo:tryon-control``, as long without.
 
     Returns
     -------
@@ -55,8 +70,8 @@ def load_pipeline(name: str | Path) -> Any:
     """
     text = str(name)
     if text.startswith("demo:"):
-        world, trained, _ = _demo(text)
-        pipe = importlib.import_module(f"attlas.recorder.demo.{world}").load(trained=trained)
+        own = _demo(text)
+        pipe = importlib.import_module(f"attlas.recorder.demo.{own.world}").load(**own.load)
         pipe.register_to_config(_name_or_path=text)
         return pipe
     folder = Path(text)
@@ -79,13 +94,12 @@ def demo_requests(name: str, samples: int) -> tuple[list[dict[str, Any]], Annota
     """Return held-out requests of the demo world behind `name`, and how its pictures are annotated."""
     if not name.startswith("demo:"):
         raise InvalidValueError(f"--samples takes the samples of a demo world; {name} is none of {', '.join(DEMOS)}")
-    world, _, swapped = _demo(name)
-    module = importlib.import_module(f"attlas.recorder.demo.{world}")
-    requests = module.requests(samples, swapped=True) if swapped else module.requests(samples)
-    return requests, getattr(module, "annotate", None)
+    own = _demo(name)
+    module = importlib.import_module(f"attlas.recorder.demo.{own.world}")
+    return module.requests(samples, **own.requests), getattr(module, "annotate", None)
 
 
-def _demo(name: str) -> tuple[str, bool, bool]:
+def _demo(name: str) -> _Demo:
     if name not in DEMOS:
         raise unknown_name("demo pipeline", name, DEMOS)
     return DEMOS[name]

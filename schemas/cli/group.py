@@ -11,6 +11,7 @@ __all__ = ["COMMANDS", "attlas", "main"]
 
 COMMANDS = {
     "demo": ("attlas.schemas.cli.demo:demo", "Record, score and show two small trained models; start here."),
+    "demo-refine": ("attlas.schemas.cli.refine:refine", "Fine-tune a demo model with losses on its attention."),
     "sites": ("attlas.recorder.commands:sites", "List what can be recorded in a pipeline."),
     "plan": ("attlas.recorder.commands:plan", "Say how large a recording becomes, and write nothing."),
     "record": ("attlas.recorder.commands:record", "Run a pipeline and record its attention into a store."),
