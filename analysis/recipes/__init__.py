@@ -22,7 +22,15 @@ RECIPES: dict[str, str] = {
     "i2am-fig7": f"{_HERE}.i2am_flow:fig7",
     "i2am-fig8": f"{_HERE}.i2am_flow:fig8",
     "i2am-fig9": f"{_HERE}.i2am_layers:fig9",
+    "i2am-fig11": f"{_HERE}.i2am_guidance:fig11",
     "i2am-fig16": f"{_HERE}.i2am_uniform:fig16",
+    "i2am-fig20": f"{_HERE}.i2am_axes:fig20",
+    "i2am-table4": f"{_HERE}.i2am_lambda:table4",
+    "i2am-table2": f"{_HERE}.debugging:table2",
+    "daam-fig1": f"{_HERE}.daam:fig1",
+    "daam-fig4": f"{_HERE}.daam:fig4",
+    "daam-fig5": f"{_HERE}.daam_speech:fig5",
+    "daam-table1": f"{_HERE}.daam_table:table1",
 }
 """Where each recipe is, ``module:name``, in the order of the papers."""
 

@@ -66,7 +66,8 @@ class Mark:
 class Panel:
     """One picture of a sheet: a picture, a map, or a map over a picture, with marks and a line below.
 
-    ``limits`` are the values at the ends of the colour scale; by default the map's own.
+    ``limits`` are the values at the ends of the colour scale; by default the map's own. ``contour`` is a mask of any
+    size whose outline is drawn.
     """
 
     picture: NDArray[Any] | None = None
@@ -75,6 +76,7 @@ class Panel:
     marks: Sequence[Mark] = ()
     caption: str = ""
     limits: tuple[float, float] | None = None
+    contour: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def sheet(
                 figure.text(*where, words, ha="right", va="center", linespacing=1.15)
         for column, words in enumerate(column_labels):
             x = left + column * (cell + gap) + cell / 2
-            figure.text(x / wide, (high - top + 0.04) / high, words, ha="center", va="bottom", linespacing=1.15)
+            figure.text(x / wide, (high - top + 0.06) / high, words, ha="center", va="baseline", linespacing=1.15)
         if title:
             figure.text(left / wide, (high - 0.02) / high, title, ha="left", va="top", weight="bold", size=8)
         if bar:
@@ -180,6 +182,8 @@ def paint(axes: "Axes", panel: Panel) -> None:
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set(visible=True, linewidth=0.4, color="#777777")
+    if panel.contour is not None:
+        outline(axes, panel.contour)
     for mark in panel.marks:
         if len(mark.place) == 4:
             y, x, bottom, right = mark.place
@@ -199,6 +203,16 @@ def paint(axes: "Axes", panel: Panel) -> None:
     axes.set_ylim(1, 0)
     if panel.caption:
         axes.text(0.5, -0.035 * width / height, panel.caption, transform=axes.transAxes, ha="center", va="top", size=6)
+
+
+def outline(axes: "Axes", mask: NDArray[Any]) -> None:
+    """Draw the outline of a mask along the edges of its pixels."""
+    factor = max(1, DETAIL // max(mask.shape))
+    # Enlarged, the line between two pixels lies on their edge; the frame of zeros closes it at the picture's border.
+    large = np.pad((np.asarray(mask) > 0).astype(np.float32).repeat(factor, 0).repeat(factor, 1), 1)
+    y, x = ((np.arange(size) - 0.5) / (size - 2) for size in large.shape)
+    for colour_, line in (("black", 1.4), ("white", 0.7)):
+        axes.contour(x, y, large, levels=[0.5], colors=colour_, linewidths=line)
 
 
 def painted(panel: Panel) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from attlas.analysis.metrics import pck, peak
 from attlas.analysis.recipes.figures import BLUE, RED, Line, Mark, Panel, axes_grid, curves, drawing, sheet
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import (
+    area_of,
     bar,
     first_runs,
     imacs_of,
@@ -23,11 +24,10 @@ from attlas.analysis.recipes.reference import (
     well_spread,
 )
 from attlas.analysis.recipes.settings import label_of, settings_of
-from attlas.analysis.reference_scores import patch_targets, sram_peaks
+from attlas.analysis.reference_scores import sram_peaks, true_patches
 from attlas.analysis.score_table import Score
 from attlas.analysis.trace import Trace
 from attlas.schemas import Leaf
-from attlas.schemas.errors import NotRecordedError
 
 __all__ = ["fig2", "fig9", "sram_row", "targets"]
 
@@ -60,7 +60,7 @@ def fig2(traces: Sequence[Trace], *, progress: bool = True, samples: int = 2) ->
         rows.append(
             (
                 name.replace("\n", ", "),
-                mean_of(_area(whole.sel(layer=path))),
+                mean_of(area_of(whole.sel(layer=path))),
                 mean_of(imacs_of(whole.sel(layer=path), garment)),
                 mean_of(imacs_of(part.sel(layer=path), garment)),
                 mean_of(_pck(trace, path, 1)),
@@ -136,15 +136,7 @@ def fig9(
 
 def targets(trace: Trace, path: str) -> xr.DataArray:
     """Find the true reference patch of each patch of the layer's query grid, ``(run, y, x, coordinate)``, in memory."""
-    leaf = _leaf(trace, path)
-    key_grid = leaf.segment_grid(reference_options(trace).get("segment"))
-    picture = trace.store.reference_shape
-    if len(leaf.query_grid) != 2 or key_grid is None or picture is None:
-        raise NotRecordedError(
-            f"{trace.where}: {leaf.kind}/{leaf.grid} does not join a picture's patches to a reference's"
-        )
-    grid = (leaf.query_grid[0], leaf.query_grid[1])
-    return patch_targets(trace.annotations["correspondence"], grid, key_grid, picture)
+    return true_patches(trace, reference_options(trace)["kind"], path)
 
 
 def sram_row(trace: Trace, paths: Sequence[str], patch: tuple[int, int]) -> list[Panel]:
@@ -204,14 +196,6 @@ def _sram_sheet(trace: Trace, paths: list[str], count: int) -> Any:
 def _leaf(trace: Trace, path: str) -> Leaf:
     kind = reference_options(trace)["kind"]
     return next(leaf for leaf in trace.leaves.values() if leaf.kind == kind and path in leaf.layers)
-
-
-def _area(values: xr.DataArray) -> Any:
-    """Share of the picture that a map covers: exp of its entropy over its cells, per run."""
-    flat = values.values.reshape(len(values), -1).astype(np.float64)
-    share = flat / flat.sum(1, keepdims=True)
-    entropy = -np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(1)
-    return np.exp(entropy) / flat.shape[1]
 
 
 def _pck(trace: Trace, path: str, radius: float) -> xr.DataArray:

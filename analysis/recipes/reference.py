@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from attlas.analysis.i2am import transform
 from attlas.analysis.metrics import imacs
-from attlas.analysis.normalise import threshold
-from attlas.analysis.resample import resample, spatial_dims
+from attlas.analysis.resample import spatial_dims
 from attlas.analysis.score_table import Score, score_of
 from attlas.analysis.selection import pick_parts
 from attlas.analysis.trace import Trace
@@ -18,6 +18,7 @@ from attlas.schemas.errors import InvalidValueError
 __all__ = [
     "LAMBDA",
     "TAU",
+    "area_of",
     "bar",
     "chosen_layers",
     "correlation",
@@ -99,12 +100,26 @@ def planes(values: xr.DataArray) -> Iterator[NDArray[np.float32]]:
 def soft_map(values: xr.DataArray, mask: xr.DataArray, *, tau: float = TAU) -> xr.DataArray:
     """Make maps as the paper shows and scores them: on the mask's grid (bicubic), min-max normalised, below `tau` 0."""
     y, x = spatial_dims(mask)
-    return threshold(resample(values, (mask.sizes[y], mask.sizes[x]), "bicubic"), tau, mode="soft")
+    return transform(values, (mask.sizes[y], mask.sizes[x]), tau)
 
 
 def imacs_of(values: xr.DataArray, mask: xr.DataArray, *, penalty: float = LAMBDA) -> xr.DataArray:
     """IMACS of raw maps by the paper's rules; in memory."""
     return imacs(soft_map(values, mask), mask, penalty=penalty).compute()
+
+
+def area_of(values: xr.DataArray) -> NDArray[np.float64]:
+    """Share of the picture that maps ``(run, row, column)`` cover: exp of the entropy over the number of cells.
+
+    Examples
+    --------
+    >>> area_of(xr.DataArray([[[1.0, 1.0], [0.0, 0.0]]], dims=("run", "y", "x"))).round(3).tolist()
+    [0.5]
+    """
+    flat = values.values.reshape(len(values), -1).astype(np.float64)
+    share = flat / flat.sum(1, keepdims=True)
+    entropy = -np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(1)
+    return np.asarray(np.exp(entropy) / flat.shape[1])
 
 
 def mean_of(values: xr.DataArray | NDArray[Any] | Sequence[float]) -> Score:
