@@ -22,6 +22,7 @@ DEMO_STORES = {
     "tryon-random": "baselines/tryon-random.zarr",
     "tryon-swapped": "baselines/tryon-swapped.zarr",
     "tryon-refined": "tryon-refined.zarr",
+    "tryon-control": "baselines/tryon-control.zarr",
     "tryon-guided": "tryon-guided.zarr",
 }
 """Where `attlas demo` puts each of its stores, under its folder."""
