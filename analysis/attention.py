@@ -1,17 +1,18 @@
 """The lazy labelled attention of a leaf, from either encoding, and its means, in blocks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.blocks import DIMS, Inputs, attention_block, mean_block, summaries_block
+from attlas.analysis.blocks import DIMS, Inputs, attention_block, means_block
 from attlas.analysis.selection import check_direction, pick_kind, warn_inert
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["DIMS", "attention", "means", "recomputed_summaries", "run_coords"]
+__all__ = ["DIMS", "Mean", "attention", "means", "recomputed_summaries", "run_coords"]
 
 BLOCK_BYTES = 64 * 2**20
 """Bytes that one lazy block of an attention array aims at; a single matrix may be larger and is never split."""
@@ -72,7 +73,7 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     kind = pick_kind(trace, kind)
     name = _one_leaf(trace, kind, grid)
     inert = warn_inert([trace.leaves[name]])
-    inputs = Inputs(trace, name, direction, branches=trace.branches)
+    inputs = Inputs(trace, name, (direction,), branches=trace.branches)
     shape = tuple(inputs.dataset.sizes[dim] for dim in DIMS)
     chunks = _split(shape, inputs.chunks)
     data = inputs.blockwise(attention_block, DIMS, shape, chunks, direction=direction, normalised=inputs.normalised)
@@ -87,27 +88,49 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     return made.assign_attrs(inert=inert, partial=trace.leaves[name].partial)
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean of a leaf's attention: the softmax's direction, the axis that it is for, and weights along the other."""
+
+    direction: str
+    onto: str
+    weights: da.Array | None = None
+
+
 def means(
     trace: Trace,
     leaf: str,
-    direction: str,
-    onto: str,
-    weights: da.Array | None,
+    wanted: Sequence[Mean],
     *,
     branches: Sequence[str],
     calls: list[int] | None = None,
     place: dict[str, list[int]] | None = None,
-) -> xr.DataArray:
-    """Weighted mean of a leaf's attention over the axis that is not `onto`, from the full arrays.
+) -> list[xr.DataArray]:
+    """Weighted means of a leaf's attention over one of its token axes, from the full arrays, in one pass over them.
 
     Lazy, ``(run, branch, t, layer, head, onto)``, float32; the attention itself is never held beyond one block.
     """
-    inputs = Inputs(trace, leaf, direction, branches=branches, calls=calls, place=place)
-    dims = (*DIMS[:5], onto)
-    shape = tuple(inputs.dataset.sizes[dim] for dim in dims)
-    options = {"direction": direction, "onto": onto, "normalised": inputs.normalised}
-    data = inputs.blockwise(mean_block, dims, shape, None, weights=weights, **options)
-    return xr.DataArray(data, dims=dims, coords=inputs.dataset.coords)
+    inputs = Inputs(trace, leaf, {mean.direction for mean in wanted}, branches=branches, calls=calls, place=place)
+    lead = tuple(inputs.dataset.sizes[dim] for dim in DIMS[:5])
+    sizes = [inputs.sizes[mean.onto] for mean in wanted]
+    weights = [mean.weights for mean in wanted if mean.weights is not None]
+    places = iter(range(len(weights)))
+    asks = tuple((mean.direction, mean.onto, None if mean.weights is None else next(places)) for mean in wanted)
+    data = inputs.blockwise(
+        means_block,
+        (*DIMS[:5], "means"),
+        (*lead, sum(sizes)),
+        None,
+        weights=weights,
+        asks=asks,
+        normalised=inputs.normalised,
+    )
+    ends = np.cumsum(sizes).tolist()
+    parts = [data] if len(wanted) == 1 else [data[..., end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    coords = inputs.dataset.coords
+    return [
+        xr.DataArray(part, dims=(*DIMS[:5], mean.onto), coords=coords) for part, mean in zip(parts, wanted, strict=True)
+    ]
 
 
 def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr.Dataset:
@@ -121,16 +144,13 @@ def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr
     ``g2r (run, branch, t, layer, head, key)`` and ``r2g (..., query)``, float32, unit 1, lazy.
     """
     name = _one_leaf(trace, pick_kind(trace, kind), grid)
-    inputs = Inputs(trace, name, "r2g", branches=trace.branches)
-    dims = (*DIMS[:5], "both")
-    keys, queries = inputs.dataset.sizes["key"], inputs.dataset.sizes["query"]
-    shape = (*(inputs.dataset.sizes[dim] for dim in DIMS[:5]), keys + queries)
-    both = inputs.blockwise(summaries_block, dims, shape, None, partial=trace.leaves[name].partial)
+    wanted = (Mean("g2r", "key"), Mean("r2g", "query"))
     made = {}
-    for variable, axis, place in (("g2r", "key", slice(0, keys)), ("r2g", "query", slice(keys, None))):
-        own = (*DIMS[:5], axis)
-        made[variable] = xr.DataArray(both[..., place], dims=own, coords=_coords(trace, trace.dataset(name), own))
-        made[variable].attrs = {"units": "1", "source": "full"}
+    for mean, term in zip(wanted, means(trace, name, wanted, branches=trace.branches), strict=True):
+        own = term.drop_vars(list(term.coords)).assign_coords(
+            _coords(trace, trace.dataset(name), (*DIMS[:5], mean.onto))
+        )
+        made[mean.direction] = own.assign_attrs(units="1", source="full")
     return xr.Dataset(made)
 
 

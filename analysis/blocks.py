@@ -1,6 +1,6 @@
 """Blocks of attention from stored arrays: what is read together, and what a block function gets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import dask.array as da
@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attlas.analysis import kernels
+from attlas.analysis.fused import Ask, Room, several_means
+from attlas.analysis.matrices import Factors, LogAttention, Matrices
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import NotRecordedError
 
-__all__ = ["DIMS", "Inputs", "attention_block", "mean_block", "summaries_block", "used_places"]
+__all__ = ["DIMS", "Inputs", "attention_block", "means_block", "used_places"]
 
 DIMS = ("run", "branch", "t", "layer", "head", "query", "key")
+WEIGHTS = ("run", "branch", "averaged")
 
 
 class Inputs:
@@ -25,7 +28,7 @@ class Inputs:
         self,
         trace: Trace,
         leaf: str,
-        direction: str,
+        directions: Collection[str],
         *,
         branches: Sequence[str],
         calls: list[int] | None = None,
@@ -38,7 +41,7 @@ class Inputs:
                 'record with Capture(detail="full")'
             )
         names = ["log_attention"] if dense else ["query_vectors", "key_vectors"]
-        if dense and direction == "r2g":
+        if dense and "r2g" in directions:
             if not trace.holds(leaf, "logsumexp"):
                 raise NotRecordedError(
                     f"{trace.where}: leaf {leaf} has log_attention without logsumexp; the softmax over queries needs "
@@ -49,8 +52,9 @@ class Inputs:
         self.dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
         self.names = names
         # Keys that are not kept took part in the softmax: what is kept of a row does not sum to 1.
-        self.normalised = trace.leaves[leaf].partial and direction == "g2r"
+        self.normalised = trace.leaves[leaf].partial
         self.device = trace.device
+        self.sizes = {"query": trace.leaves[leaf].queries, "key": trace.leaves[leaf].keys}
         self.chunks = self.dataset[names[0]].variable.chunks or ()
 
     def blockwise(
@@ -60,7 +64,7 @@ class Inputs:
         shape: tuple[int, ...],
         chunks: tuple[tuple[int, ...], ...] | None,
         *,
-        weights: da.Array | None = None,
+        weights: Sequence[da.Array] = (),
         **options: Any,
     ) -> da.Array:
         """Apply `function` to aligned blocks; core dims (query, key, channel) are one chunk each."""
@@ -72,8 +76,8 @@ class Inputs:
                 lead[DIMS.index(str(dim))] if dim in DIMS[:5] else variable.sizes[dim] for dim in variable.dims
             )
             pairs += [variable.data.rechunk(wanted), tuple(str(dim) for dim in variable.dims)]
-        if weights is not None:
-            pairs += [weights.rechunk((lead[0], lead[1], weights.shape[2])), ("run", "branch", "averaged")]
+        for number, own in enumerate(weights):
+            pairs += [own.rechunk((lead[0], lead[1], own.shape[2])), (*WEIGHTS[:2], f"{WEIGHTS[2]}{number}")]
         return da.blockwise(
             function,
             dims,
@@ -81,7 +85,7 @@ class Inputs:
             dims=pairs[1::2],
             device=self.device,
             **options,
-            new_axes={dims[-1]: shape[-1]} if dims[-1] == "both" else None,
+            new_axes={dims[-1]: shape[-1]} if dims[-1] == "means" else None,
             concatenate=True,
             align_arrays=False,
             dtype=np.float32,
@@ -94,53 +98,58 @@ def attention_block(
 ) -> NDArray[np.float32]:
     """Softmax of a block of logits."""
     stack = _Stack(arrays, dims, device)
-    return stack.collect(
-        lambda place: kernels.attention(stack.logits(place), direction, normalised=normalised), stack.matrix
-    )
+
+    def softmax(place: slice) -> Tensor:
+        logits = stack.matrices(place, normalised).logits(0, slice(None))
+        return kernels.attention(logits, direction, normalised=normalised and direction == "g2r")
+
+    return stack.collect(softmax, stack.matrix)
 
 
-def mean_block(
-    *arrays: NDArray[Any], dims: Any, device: str, direction: str, onto: str, normalised: bool
+def means_block(
+    *arrays: NDArray[Any], dims: Any, device: str, asks: tuple[tuple[str, str, int | None], ...], normalised: bool
 ) -> NDArray[np.float32]:
-    """Mean over one token axis of a block, weighted where the last array holds weights."""
-    weights = arrays[-1] if dims[-1][-1] == "averaged" else None
-    if weights is not None:
-        arrays, own_dims = arrays[:-1], dims[:-1]
-        averaged = "query" if onto == "key" else "key"
-        if (direction, onto) in (("g2r", "key"), ("r2g", "query")):
-            # The softmax runs along the other axis, so that what has no weight need not be computed at all.
-            used = used_places(weights)
-            arrays = tuple(_take(array, own, averaged, used) for array, own in zip(arrays, own_dims, strict=True))
-            weights = weights[..., used]
-    stack = _Stack(arrays, dims[: len(arrays)], device)
-    share = None if weights is None else stack.expand(weights, dims[-1])
-    size = stack.matrix[1 if onto == "key" else 0]
+    """Means of a block, side by side along the last axis.
 
-    def mean(place: slice) -> Tensor:
-        own = None if share is None else share[place]
-        shape = (place.stop - place.start, *stack.matrix)
-        axis = 0 if direction == "g2r" else 1
-        return kernels.tiled_mean(
-            lambda tile: stack.logits(place, (axis, tile)), shape, direction, onto, own, device, normalised=normalised
-        )
-
-    return stack.collect(mean, (size,))
-
-
-def summaries_block(*arrays: NDArray[Any], dims: Any, device: str, partial: bool) -> NDArray[np.float32]:
-    """Both summaries of a block, g2r then r2g along the last axis."""
-    stack = _Stack(arrays, dims, device)
+    Every ask is a direction, the axis it is for, and the place of its weights behind the stored arrays, or None.
+    """
+    stored = sum(not own[-1].startswith(WEIGHTS[-1]) for own in dims)
+    weights = list(arrays[stored:])
+    arrays = arrays[:stored]
+    cut = _cut_axis(asks)
+    if cut is not None:
+        # The softmax runs along the other axis, so that what has no weight need not be computed at all.
+        used = used_places(np.concatenate([own.reshape(-1, own.shape[-1]) for own in weights]))
+        arrays = tuple(_take(array, own, cut, used) for array, own in zip(arrays, dims[:stored], strict=True))
+        weights = [own[..., used] for own in weights]
+    stack = _Stack(arrays, dims[:stored], device)
+    shares = [
+        None if place is None else _share(stack.expand(weights[place], WEIGHTS).to(device)) for _, _, place in asks
+    ]
     queries, keys = stack.matrix
+    room = Room(device)
 
-    def both(place: slice) -> Tensor:
-        logits = stack.logits(place)
-        if not partial:
-            return torch.cat(kernels.direction_means(logits), -1)
-        stored = stack.stacks[0][place].to(logits)
-        g2r = kernels.direction_mean(stored, "g2r", "key", normalised=True)
-        return torch.cat([g2r, kernels.direction_mean(logits, "r2g", "query")], -1)
+    def means(place: slice) -> Tensor:
+        wanted = [
+            Ask(direction, onto, None if share is None else share[place])
+            for (direction, onto, _), share in zip(asks, shares, strict=True)
+        ]
+        return torch.cat(several_means(stack.matrices(place, normalised), wanted, room), -1)
 
-    return stack.collect(both, (keys + queries,))
+    return stack.collect(means, (sum(keys if onto == "key" else queries for _, onto, _ in asks),))
+
+
+def _cut_axis(asks: tuple[tuple[str, str, int | None], ...]) -> str | None:
+    """Axis along which only what has a weight matters, or None."""
+    for kind, axis in ((("g2r", "key"), "query"), (("r2g", "query"), "key")):
+        if all((direction, onto) == kind and place is not None for direction, onto, place in asks):
+            return axis
+    return None
+
+
+def _share(weights: Tensor) -> Tensor:
+    """Weights divided by their sum; all zeros give NaN."""
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def used_places(weights: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -160,7 +169,7 @@ class _Stack:
         self.dense = dims[0][-1] == "key"
         self.lead = arrays[0].shape[:5]
         self.device = device
-        self.stacks = [self.expand(array, own) for array, own in zip(arrays, dims, strict=True)]
+        self.stacks = [self.expand(array, own).to(device) for array, own in zip(arrays, dims, strict=True)]
         queries = arrays[0].shape[5]
         self.matrix = (queries, arrays[0].shape[6] if self.dense else arrays[1].shape[-2])
 
@@ -171,31 +180,18 @@ class _Stack:
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(*shape, *rest)
         return tensor.expand(*self.lead, *rest).reshape(-1, *rest)
 
-    def logits(self, place: slice, tile: tuple[int, slice] | None = None) -> Tensor:
-        """Logits of some matrices, or of a tile of their queries (axis 0) or keys (1).
-
-        Those of g2r from log_attention are shifted row by row, which its softmax does not feel.
-        """
+    def matrices(self, place: slice, normalised: bool) -> Matrices:
+        """Give some matrices of the stack."""
         parts = [stack[place] for stack in self.stacks]
-        if tile is not None:
-            axis, cut = tile
-            if self.dense:
-                parts[0] = parts[0][:, cut] if axis == 0 else parts[0][:, :, cut]
-                parts[1:] = [part[:, cut] if axis == 0 else part for part in parts[1:]]
-            else:
-                parts[axis] = parts[axis][:, cut]
-        parts = [part.to(self.device) for part in parts]
         if not self.dense:
-            return kernels.logits_from_factors(parts[0], parts[1])
-        if len(parts) == 1:
-            return parts[0].to(torch.float32, copy=True)
-        return kernels.logits_from_log_attention(parts[0], parts[1])
+            return Factors(parts[0], parts[1])
+        return LogAttention(parts[0], parts[1] if len(parts) > 1 else None, normalised)
 
     def collect(self, function: Callable[[slice], Tensor], rest: tuple[int, ...]) -> NDArray[np.float32]:
-        """Results of all matrices, in the block's shape."""
+        """Results of all matrices, in the block's shape; they leave the device once, all together."""
         count = int(np.prod(self.lead))
-        made = np.empty((count, *rest), np.float32)
+        made = torch.empty((count, *rest), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
-            for place in kernels.blocks(count, *self.matrix):
-                made[place] = function(place).cpu().numpy()
-        return made.reshape(*self.lead, *rest)
+            for place in kernels.blocks(count, *self.matrix, self.device):
+                made[place] = function(place)
+        return made.cpu().numpy().reshape(*self.lead, *rest)

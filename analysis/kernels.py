@@ -6,26 +6,28 @@ Shapes are written ``(..., query, key)``; whatever stands before broadcasts. ``l
 Where some keys are not kept, g2r is not the softmax of what is left: ``normalised`` logits are ln of the attention.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "attention",
+    "block_elements",
     "blocks",
     "direction_mean",
-    "direction_means",
     "logits_from_factors",
     "logits_from_log_attention",
-    "tiled_mean",
 ]
 
 UNDERFLOW = 1e-25
 """A row or column sum of the shared exponential below this has lost digits (float32 ends near 1e-38)."""
 
-BLOCK_ELEMENTS = 2**19
-"""Logits computed at a time, 2 MiB in float32: what a core's cache holds while they are read again."""
+BLOCK_ELEMENTS = 2**20
+"""Logits computed at a time, 4 MiB in float32: read again from a cache, and so many that torch's calls cost little."""
+
+DEVICE_ELEMENTS = 2**25
+"""The same on an accelerator, 128 MiB: small blocks would leave it idle between launches."""
 
 
 def logits_from_factors(query_vectors: Tensor, key_vectors: Tensor) -> Tensor:
@@ -77,59 +79,14 @@ def direction_mean(
     return _weighted_sum(logits, direction, onto, _share(weights, shape, logits.device), normalised)
 
 
-def tiled_mean(
-    logits_of: Callable[[slice], Tensor],
-    shape: tuple[int, int, int],
-    direction: str,
-    onto: str,
-    weights: Tensor | None,
-    device: torch.device | str,
-    *,
-    normalised: bool = False,
-) -> Tensor:
-    """`direction_mean` of ``shape`` (matrices, queries, keys) without ever holding them whole.
-
-    ``logits_of(tile)`` computes the logits of some queries (g2r) or keys (r2g): the softmax runs along the other axis,
-    so that tiles do not depend on each other.
-    """
-    count, queries, keys = shape
-    size, other = (queries, keys) if direction == "g2r" else (keys, queries)
-    share = _share(weights, (count, queries if onto == "key" else keys), device)
-    summed = (direction, onto) in (("g2r", "key"), ("r2g", "query"))
-    step = max(1, BLOCK_ELEMENTS // (count * other))
-    parts = []
-    for start in range(0, size, step):
-        tile = slice(start, min(start + step, size))
-        own = share[..., tile] if summed else share
-        parts.append(_weighted_sum(logits_of(tile), direction, onto, own, normalised))
-    return torch.stack(parts).sum(0) if summed else torch.cat(parts, -1)
+def block_elements(device: torch.device | str) -> int:
+    """Logits that are computed at a time on `device`."""
+    return BLOCK_ELEMENTS if torch.device(device).type == "cpu" else DEVICE_ELEMENTS
 
 
-def direction_means(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of both directions, g2r ``(..., key)`` and r2g ``(..., query)``, from one shared exponential.
-
-    With ``E = exp(S - max)``, ``r = E 1`` and ``c = E^T 1``: ``g2r = E^T (1/r) / n_query`` and
-    ``r2g = E (1/c) / n_key``. A matrix with a row or column far below its maximum, whose sum underflows, is
-    done by two softmaxes instead.
-    """
-    queries, keys = logits.shape[-2:]
-    flat = logits.reshape(-1, queries, keys)
-    top = flat.amax((-2, -1), keepdim=True)
-    exponential = torch.exp(flat - torch.where(top.isinf(), 0.0, top))
-    rows, columns = exponential.sum(-1), exponential.sum(-2)
-    g2r = _contract(exponential, rows.reciprocal(), -2) / queries
-    r2g = _contract(exponential, columns.reciprocal(), -1) / keys
-    safe = (rows.amin(-1) > UNDERFLOW) & (columns.amin(-1) > UNDERFLOW)
-    for index in torch.nonzero(~safe).flatten().tolist():
-        g2r[index] = direction_mean(flat[index].clone(), "g2r", "key")
-        r2g[index] = direction_mean(flat[index].clone(), "r2g", "query")
-    lead = logits.shape[:-2]
-    return g2r.reshape(*lead, keys), r2g.reshape(*lead, queries)
-
-
-def blocks(matrices: int, queries: int, keys: int) -> Iterator[slice]:
-    """Slices over a flat stack of `matrices`, so that no more than about `BLOCK_ELEMENTS` logits exist at a time."""
-    step = max(1, BLOCK_ELEMENTS // (queries * keys))
+def blocks(matrices: int, queries: int, keys: int, device: torch.device | str = "cpu") -> Iterator[slice]:
+    """Slices over a flat stack of `matrices`, so that no more than about a block of logits exists at a time."""
+    step = max(1, block_elements(device) // (queries * keys))
     for start in range(0, matrices, step):
         yield slice(start, min(start + step, matrices))
 

@@ -8,11 +8,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.attention import means
+from attlas.analysis.attention import Mean, means
 from attlas.analysis.blocks import used_places
 from attlas.analysis.key_parts import KeyPart
 from attlas.analysis.selection import Part
 from attlas.analysis.trace import Trace
+from attlas.analysis.vocabulary_term import VocabularyKeys, vocabulary_term
 from attlas.analysis.weights import axis_weights
 from attlas.schemas.errors import NotRecordedError, unknown_name
 
@@ -54,15 +55,16 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
     def weights_of(axis: str) -> da.Array | None:
         return axis_weights(trace, part.name, axis, chosen[axis], question.branches, question.key_part)
 
-    weights = weights_of(question.averaged)
-    source = _source(trace, part, question, weights is not None)
-    if source == "full":
-        term = means(
+    open_words = isinstance(question.keys, VocabularyKeys)
+    weights = None if open_words else weights_of(question.averaged)
+    source = "vocabulary" if open_words else _source(trace, part, question, weights is not None)
+    if open_words:
+        term = vocabulary_term(trace, part, question)
+    elif source == "full":
+        (term,) = means(
             trace,
             part.name,
-            question.direction,
-            question.onto,
-            weights,
+            [Mean(question.direction, question.onto, weights)],
             branches=question.branches,
             calls=question.calls,
             place=part.place,
