@@ -3,7 +3,6 @@
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from numpy.typing import NDArray
 
 from attlas.analysis.head_scores import Head, flat_maps, rank
 from attlas.schemas.errors import InvalidValueError, unknown_name
