@@ -15,9 +15,19 @@ from attlas.analysis.selection import pick_parts
 from attlas.analysis.sink_rule import Sinks, kept_keys, sinks_of
 from attlas.analysis.trace import Trace
 from attlas.schemas import Leaf
-from attlas.schemas.errors import NotRecordedError
+from attlas.schemas.errors import NotRecordedError, unknown_name
 
-__all__ = ["patch_targets", "reference_kind", "score_reference", "sram_peaks", "true_patches"]
+__all__ = [
+    "PENALTY",
+    "TAU",
+    "noted_mask",
+    "object_map",
+    "patch_targets",
+    "reference_kind",
+    "score_reference",
+    "sram_peaks",
+    "true_patches",
+]
 
 TAU, PENALTY = 0.4, 3.0
 
@@ -211,24 +221,70 @@ def _correspondence(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -
     return scores
 
 
+def object_map(
+    trace: Trace,
+    direction: str,
+    *,
+    kind: str = "image",
+    layers: str | None = None,
+    mask: str = "garment",
+    reference_mask: str = "reference_garment",
+    over: str = "object",
+    tau: float = TAU,
+    sinks: str | Sinks | None = None,
+) -> xr.DataArray:
+    """Map of the object, soft-thresholded, at the size of the picture that it lies on.
+
+    Parameters
+    ----------
+    direction
+        ``r2g``: where the reference object's patches go, on the generated picture. ``g2r``: what the object's queries
+        look at, on the reference.
+    mask, reference_mask
+        Annotations that say where the object is on the generated picture and on the reference.
+    over
+        ``object``: mean over the object's patches of the other side; ``all``: over all of them, as I2AM eq. 7.
+    tau
+        Soft threshold after min-max.
+
+    Returns
+    -------
+    ``(run, rows, columns)``, float32, unit 1, lazy.
+
+    Raises
+    ------
+    NotRecordedError
+        If a mask was not annotated.
+    """
+    if over not in ("object", "all"):
+        raise unknown_name("side to average over", over, ("object", "all"))
+    given = {name: noted_mask(trace, name) for name in (mask, reference_mask)}
+    own = given[mask] if direction == "r2g" else given[reference_mask]
+    other = {"keys": given[reference_mask]} if direction == "r2g" else {"queries": given[mask]}
+    chosen = other if over == "object" else {}
+    made = aggregate(trace, direction, kind=kind, layers=layers, segment=_part(kind).segment, sinks=sinks, **chosen)
+    return threshold(resample(made, (own.shape[-2], own.shape[-1]), "bicubic"), tau, mode="soft")
+
+
+def noted_mask(trace: Trace, name: str) -> xr.DataArray:
+    """Mask annotated as `name`, ``(run, rows, columns)``, lazy; `NotRecordedError` with the annotations that exist."""
+    if name not in trace.annotations:
+        known = ", ".join(map(str, trace.annotations)) or "none"
+        raise NotRecordedError(
+            f"IMACS: annotation {name!r} was not given while recording; annotations of {trace.where}: {known}"
+        )
+    return trace.annotations[name]
+
+
 def _consistency(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -> list[Score]:
-    given = trace.annotations
-    lacking = [name for name in ("garment", "reference_garment") if name not in given]
-    if lacking:
-        raise NotRecordedError(f"IMACS: annotation {lacking[0]!r} was not given while recording")
-    garment, reference = given["garment"], given["reference_garment"]
-    shape = (garment.sizes["image_y"], garment.sizes["image_x"])
-    segment = _part(kind).segment
+    garment, reference = noted_mask(trace, "garment"), noted_mask(trace, "reference_garment")
     scores = []
     for name, chosen, words in (("finest", layers, f"layers {layers}"), ("all", None, "all layers")):
-        made = aggregate(trace, "r2g", kind=kind, layers=chosen, keys=reference, segment=segment, sinks=sinks)
-        soft = threshold(resample(made, shape, "bicubic"), TAU, mode="soft").compute()
+        soft = object_map(trace, "r2g", kind=kind, layers=chosen, sinks=sinks).compute()
         meaning = f"R2G over the reference object's patches, {words}"
         scores.append(_run_score(f"r2g_imacs_{name}", imacs(soft, garment, penalty=PENALTY), f"IMACS, {meaning}"))
         scores.append(_run_score(f"r2g_iou_{name}", iou(soft, garment), f"IoU, {meaning}"))
-    made = aggregate(trace, "g2r", kind=kind, layers=layers, queries=garment, segment=segment, sinks=sinks)
-    plane = (reference.sizes["reference_y"], reference.sizes["reference_x"])
-    soft = threshold(resample(made, plane, "bicubic"), TAU, mode="soft").compute()
+    soft = object_map(trace, "g2r", kind=kind, layers=layers, sinks=sinks).compute()
     meaning = f"IMACS, G2R of the object's queries, layers {layers}"
     scores.append(_run_score("g2r_imacs_finest", imacs(soft, reference, penalty=PENALTY), meaning))
     return scores

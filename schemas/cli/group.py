@@ -20,6 +20,7 @@ COMMANDS = {
     "map": ("attlas.analysis.commands.maps:map_", "Compute one map of one run as a picture or NetCDF."),
     "score": ("attlas.analysis.commands.scores:score", "Score the maps of a store against its annotations."),
     "recipe": ("attlas.analysis.commands.recipe:recipe", "Make the tables and figures of the papers from stores."),
+    "survey": ("attlas.analysis.commands.survey:survey", "Statistics over all runs of stores, with intervals."),
     "report": ("attlas.dashboards.commands:report", "Write a self-contained HTML report of stores."),
     "dashboard": ("attlas.dashboards.commands:dashboard", "Ask the pictures questions with the mouse."),
 }
@@ -28,6 +29,7 @@ COMMANDS = {
 EXTRAS = {
     "accelerate": "record",
     "diffusers": "record",
+    "distributed": "cluster",
     "safetensors": "record",
     "transformers": "record",
     "bokeh": "dashboard",
