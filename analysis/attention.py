@@ -1,14 +1,14 @@
 """The lazy labelled attention of a leaf, from either encoding, and its means, in blocks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.blocks import DIMS, Inputs, attention_block, means_block
+from attlas.analysis.blocks import DIMS, Inputs, attention_block
 from attlas.analysis.selection import check_direction, pick_kind, warn_inert
+from attlas.analysis.together import Mean, Pass, means_of
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
@@ -88,15 +88,6 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     return made.assign_attrs(inert=inert, partial=trace.leaves[name].partial)
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A mean of a leaf's attention: the softmax's direction, the axis that it is for, and weights along the other."""
-
-    direction: str
-    onto: str
-    weights: da.Array | None = None
-
-
 def means(
     trace: Trace,
     leaf: str,
@@ -110,27 +101,12 @@ def means(
 
     Lazy, ``(run, branch, t, layer, head, onto)``, float32; the attention itself is never held beyond one block.
     """
-    inputs = Inputs(trace, leaf, {mean.direction for mean in wanted}, branches=branches, calls=calls, place=place)
-    lead = tuple(inputs.dataset.sizes[dim] for dim in DIMS[:5])
-    sizes = [inputs.sizes[mean.onto] for mean in wanted]
-    weights = [mean.weights for mean in wanted if mean.weights is not None]
-    places = iter(range(len(weights)))
-    asks = tuple((mean.direction, mean.onto, None if mean.weights is None else next(places)) for mean in wanted)
-    data = inputs.blockwise(
-        means_block,
-        (*DIMS[:5], "means"),
-        (*lead, sum(sizes)),
-        None,
-        weights=weights,
-        asks=asks,
-        normalised=inputs.normalised,
-    )
-    ends = np.cumsum(sizes).tolist()
-    parts = [data] if len(wanted) == 1 else [data[..., end - size : end] for end, size in zip(ends, sizes, strict=True)]
-    coords = inputs.dataset.coords
-    return [
-        xr.DataArray(part, dims=(*DIMS[:5], mean.onto), coords=coords) for part, mean in zip(parts, wanted, strict=True)
-    ]
+    reading = Pass(trace, leaf, tuple(branches), None if calls is None else tuple(calls), place or {})
+    names = ["log_attention"] if trace.holds(leaf, "log_attention") else ["query_vectors"]
+    made = means_of(reading, wanted)
+    held = trace.arrays(leaf, names if made else [], branches[0] if len(branches) == 1 else None)
+    coords = held.isel({**(place or {}), **({} if calls is None else {"t": calls})}).coords
+    return [xr.DataArray(part, dims=(*DIMS[:5], mean.onto), coords=coords) for part, mean in zip(made, wanted, strict=True)]
 
 
 def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr.Dataset:
