@@ -19,9 +19,9 @@ __all__ = ["refine"]
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for log, checkpoints, weights.")
 @click.option("--control", is_flag=True, help="Train as long on the same samples, with the diffusion loss alone.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps.  [default: as the weights that ship]")
-@click.option("--dcml", default=0.01, show_default=True, help="Weight of DCML, a sum over pairs (eq. 16-18).")
+@click.option("--dcml", default=0.003, show_default=True, help="Weight of DCML, a sum over pairs (eq. 16-18).")
 @click.option("--tv", default=0.0001, show_default=True, help="Weight of TV, a sum over neighbours (eq. 19).")
-@click.option("--cwg", default=25.0, show_default=True, help="Weight of CWG, a mean over queries and patches (eq. 21).")
+@click.option("--cwg", default=5.0, show_default=True, help="Weight of CWG, a mean over queries and patches (eq. 21).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 999), help="Of samples and noise.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of torch.")
 def refine(

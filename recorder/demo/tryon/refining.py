@@ -53,7 +53,7 @@ class Plan:
         Training figures whose latents are cached.
     """
 
-    steps: int = 300
+    steps: int = 160
     batch: int = 16
     rate: float = 3e-4
     layers: tuple[str, ...] = (ALIGNED,)
@@ -114,7 +114,8 @@ def upright_places(references: References, placements: Placements) -> Tensor:
     """
     points = F.avg_pool2d(references.points.permute(0, 3, 1, 2), PATCH).permute(0, 2, 3, 1)
     pixels = torch.linalg.det(placements.matrix).abs().sqrt()
-    return points * (pixels / PATCH)[:, None, None, None] + (PATCHES - 1) / 2
+    places: Tensor = points * (pixels / PATCH)[:, None, None, None] + (PATCHES - 1) / 2
+    return places
 
 
 def refine(
