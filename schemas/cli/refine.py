@@ -19,13 +19,22 @@ __all__ = ["refine"]
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for log, checkpoints, weights.")
 @click.option("--control", is_flag=True, help="Train as long on the same samples, with the diffusion loss alone.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps.  [default: as the weights that ship]")
+@click.option("--scenes", type=click.IntRange(1), help="Training figures to draw from.  [default: as for steps]")
 @click.option("--dcml", default=0.003, show_default=True, help="Weight of DCML, a sum over pairs (eq. 16-18).")
 @click.option("--tv", default=0.0001, show_default=True, help="Weight of TV, a sum over neighbours (eq. 19).")
 @click.option("--cwg", default=5.0, show_default=True, help="Weight of CWG, a mean over queries and patches (eq. 21).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 999), help="Of samples and noise.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of torch.")
 def refine(
-    out: Path, control: bool, steps: int | None, dcml: float, tv: float, cwg: float, seed: int, threads: int
+    out: Path,
+    control: bool,
+    steps: int | None,
+    scenes: int | None,
+    dcml: float,
+    tv: float,
+    cwg: float,
+    seed: int,
+    threads: int,
 ) -> None:
     """Fine-tune the try-on demo with I2AM's losses on its attention (eq. 22).
 
@@ -38,7 +47,7 @@ def refine(
             raise InvalidValueError(f"--{name} must not be negative; got {weight}")
     refining = importlib.import_module("attlas.recorder.demo.tryon.refining")
     importlib.import_module("torch").set_num_threads(threads)
-    plan = refining.Plan() if steps is None else refining.Plan(steps=steps)
+    plan = refining.Plan(**{name: n for name, n in (("steps", steps), ("scenes", scenes)) if n is not None})
     name = "control" if control else "refined"
     path = refining.refine(out, None if control else attention_losses(weights), name=name, plan=plan, seed=seed)
     click.echo(f"Weights    {path}")
