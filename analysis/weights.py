@@ -71,7 +71,8 @@ def _mask(trace: Trace, leaf: Leaf, axis: str, wanted: Any, key_part: KeyPart) -
     if not isinstance(wanted, xr.DataArray):
         names = (axis,) if mask.ndim == 1 else ("frame", "y", "x")[-mask.ndim :]
         mask = mask.rename(dict(zip(mask.dims, names, strict=True)))
-    mask = mask.reset_coords(drop=True).drop_vars([name for name in mask.coords if name not in ("run", "branch")])
+    mask = mask.reset_coords(drop=True)
+    mask = mask.drop_vars([name for name in mask.coords if name not in ("run", "branch")])
     if "run" in mask.dims:
         mask = _aligned(trace, mask)
     spatial = [dim for dim in mask.dims if dim not in ("run", "branch")]
