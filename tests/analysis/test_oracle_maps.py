@@ -155,7 +155,7 @@ def test_parts_add_up_to_the_whole(hand, direction):
     shard=st.integers(200, 4000),
     chunk=st.integers(100, 4000),
     encoding=st.sampled_from(["dense", "factors"]),
-    split=st.fixed_dictionaries({dim: st.integers(1, 3) for dim in ("branch", "t", "layer", "head", "query", "key")}),
+    split=st.fixed_dictionaries({"branch": st.integers(1, 2), "query": st.integers(9, 24), "key": st.integers(3, 7)}),
 )
 def test_no_layout_and_no_chunking_changes_a_map(tools, shard, chunk, encoding, split):
     with pytest.MonkeyPatch.context() as patch:
