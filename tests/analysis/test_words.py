@@ -86,3 +86,43 @@ def test_other_branches_are_searched_in_the_negative_prompt(tools):
     assert found(trace, "cat") == [[2]]
     with pytest.raises(UnknownNameError, match="unknown word 'cat'"):
         words.word_tokens(trace, "cat", branch="uncond")
+
+
+def test_one_occurrence(trace):
+    assert found(trace, "cat", occurrence=0) == [[2], []]
+    assert found(trace, "cat", occurrence=1) == [[7], []]
+    with pytest.raises(
+        InvalidValueError, match="occurrence 2 of word 'cat', which stands 2 times .*0 to 1 is accepted"
+    ):
+        words.word_tokens(trace, "cat", occurrence=2)
+    with pytest.raises(InvalidValueError, match="occurrence -1 of word 'cat'"):
+        words.word_tokens(trace, "cat", occurrence=-1)
+
+
+def test_punctuation_is_a_word(tools):
+    leaf = tools.leaf_of("text", (2, 2), keys=8, encoding="dense")
+    tokens = [("cat", 0, 3), (",", 3, 4), ("dog", 5, 8), (".", 8, 9)]
+    store, _ = tools.make_store((leaf,), prompts=["cat, dog."], runs=1, tokens=tokens)
+    assert found(open_trace(store), ",") == [[2]]
+    assert found(open_trace(store), ".") == [[4]]
+    assert found(open_trace(store), "cat,") == [[1, 2]]
+
+
+def test_a_word_in_two_chunks(tools):
+    leaf = tools.leaf_of("text", (2, 2), keys=6, encoding="dense")
+    store, _ = tools.make_store((leaf,), runs=0)
+    row = store.claim("one", prompt="a cat")
+    store.write_clock(row, steps=range(3), timesteps=range(3), sigmas=range(3))
+    store.write_tokens(
+        "text/2x2", row, 1,
+        tokens=["<bos>", "a", "cat", "_a", "_cat", "</s>"], segments=["bos", "word", "word", "word", "word", "eos"],
+        starts=[-1, 0, 2, 0, 2, -1], ends=[-1, 1, 5, 1, 5, -1], chunks=[0, 0, 0, 1, 1, 1],
+    )  # fmt: skip
+    store.complete_run(row)
+    trace = open_trace(store)
+    assert found(trace, "cat") == [[2, 4]]
+    assert found(trace, "cat", chunk=0) == [[2]]
+    assert found(trace, "cat", chunk=1) == [[4]]
+    assert np.flatnonzero(words.text_keys(trace, chunk=1)["text/2x2"].values).tolist() == [3, 4]
+    with pytest.raises(InvalidValueError, match="have no chunk 2; 0, 1 is accepted"):
+        words.word_tokens(trace, "cat", chunk=2)
