@@ -18,6 +18,7 @@ __all__ = [
     "Head",
     "flat_maps",
     "greedy",
+    "head_ious",
     "head_maps",
     "noun_masks",
     "noun_samples",
@@ -142,15 +143,21 @@ def set_iou(
     )
 
 
+def head_ious(maps: xr.DataArray, masks: xr.DataArray, *, tau: float = 0.4, rule: str = "minmax") -> xr.DataArray:
+    """IoU of each head by itself on each sample, ``(sample, layer, head)`` in [0, 1]; NaN: the layer lacks the head."""
+    flat, pairs = flat_maps(maps)
+    made = xr.full_like(maps.isel(query_y=0, query_x=0, drop=True), np.nan, dtype=np.float32)
+    made = made.transpose("sample", "layer", "head")
+    for place, (layer, head) in enumerate(pairs):
+        made.loc[{"layer": layer, "head": head}] = sample_iou(flat[..., place], masks.values, tau, rule)
+    made.attrs = {"units": "1", "long_name": "IoU of a head by itself", "tau": tau, "rule": rule}
+    return made
+
+
 def score_heads(maps: xr.DataArray, masks: xr.DataArray, *, tau: float = 0.4, rule: str = "minmax") -> xr.DataArray:
     """Mean IoU of each head by itself over the samples, ``(layer, head)`` in [0, 1]; NaN where a layer lacks a head."""
-    flat, pairs = flat_maps(maps)
-    scores = [float(np.nanmean(sample_iou(flat[..., place], masks.values, tau, rule))) for place in range(len(pairs))]
-    made = xr.full_like(maps.isel(sample=0, query_y=0, query_x=0, drop=True), np.nan, dtype=np.float32)
-    for (layer, head), score in zip(pairs, scores, strict=True):
-        made.loc[{"layer": layer, "head": head}] = score
-    made.attrs = {"units": "1", "long_name": "mean IoU of a head by itself", "tau": tau, "rule": rule}
-    return made
+    made = head_ious(maps, masks, tau=tau, rule=rule).mean("sample", skipna=False)
+    return made.assign_attrs(units="1", long_name="mean IoU of a head by itself", tau=tau, rule=rule)
 
 
 def rank(scores: xr.DataArray) -> list[Head]:

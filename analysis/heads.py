@@ -11,6 +11,7 @@ from attlas.analysis.head_curve import curve, intervals
 from attlas.analysis.head_scores import (
     Head,
     greedy,
+    head_ious,
     head_maps,
     noun_masks,
     noun_samples,
@@ -30,6 +31,7 @@ __all__ = [
     "contrast",
     "curve",
     "greedy",
+    "head_ious",
     "head_maps",
     "intervals",
     "misinterpretation",

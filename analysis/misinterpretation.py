@@ -8,7 +8,7 @@ import xarray as xr
 from attlas.analysis.attention import run_coords
 from attlas.analysis.daam import daam
 from attlas.analysis.normalise import threshold
-from attlas.analysis.relevance import Words, answers
+from attlas.analysis.relevance import Words, answers, mean_and_spread
 from attlas.analysis.selection import Heads
 from attlas.analysis.trace import Trace
 from attlas.analysis.words import has_word, prompts
@@ -45,7 +45,8 @@ def misinterpretation(
     words
         Words of the prompts to report; by default those of the concepts that stand in any prompt.
     heads
-        Weights ``(layer, head)`` of the heads that answer, from `select`; by default all alike.
+        Weights ``(layer, head)`` of the heads that answer, from `select`, or ``(word, layer, head)``, each word's own;
+        by default all alike.
     region
         ``map``: where the word's map is at least `tau` of its maximum. Or masks by word, ``(run, y, x)`` as `aggregate`
         takes them.
@@ -88,8 +89,8 @@ def misinterpretation(
     shares = xr.concat(parts, "word", coords="minimal", compat="override", combine_attrs="override")
     shares = shares.assign_coords(run_coords(trace))
     if baseline:
-        spread = shares.std(("run", "word"))
-        shares = (shares - shares.mean(("run", "word"))) / spread.where(spread > 0, 1)
+        mean, spread = mean_and_spread(shares, ("run", "word"))
+        shares = (shares - mean) / spread.where(spread > 0, 1)
     best = shares.max("concept")
     won = (shares == best).where(best.notnull())
     won = won / won.sum("concept")  # equal shares are divided
@@ -100,8 +101,8 @@ def misinterpretation(
         weights = heads.fillna(0).reindex(layer=like["layer"], head=like["head"], fill_value=0)
         if not float(weights.sum()) > 0:
             raise InvalidValueError("no head that answers has a weight; the weights are of other layers, or all 0")
-    held = weights.where(won.notnull().all("concept"))
-    share = (won * held).sum(("layer", "head"), min_count=1) / held.sum(("layer", "head"), min_count=1)
+    counted = weights.where(won.notnull().all("concept"))
+    share = (won * counted).sum(("layer", "head"), min_count=1) / counted.sum(("layer", "head"), min_count=1)
     share = share.transpose("run", "word", "concept").assign_coords(
         word=wanted, own=("word", [owners[w] for w in wanted])
     )

@@ -23,7 +23,7 @@ from attlas.analysis.weights import axis_weights
 from attlas.analysis.words import has_word, prompts
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["DRAWS", "NORMALISED", "TALLIES", "Words", "answers", "contrast", "relevance", "vectors"]
+__all__ = ["DRAWS", "NORMALISED", "TALLIES", "Words", "answers", "contrast", "mean_and_spread", "relevance", "vectors"]
 
 DRAWS = ("random", "all")
 TALLIES = ("count", "share")
@@ -224,17 +224,18 @@ def contrast(trace: Trace, concepts: Words, *, tally: str = "share", **options: 
         {"run": list(trace.run_ids), "concept": list(concepts)},
         ("run", "concept"),
     )
-    difference = _mean_where(found, told) - _mean_where(found, ~told)
-    spread = found.std("run")
-    made = (difference / spread.where(spread > 0, 1)).astype(np.float32).assign_attrs(found.attrs)
+    with_it, without = (mean_and_spread(found.where(chosen), "run")[0] for chosen in (told, ~told))
+    spread = mean_and_spread(found, "run")[1]
+    made = ((with_it - without) / spread.where(spread > 0, 1)).astype(np.float32).assign_attrs(found.attrs)
     return made.assign_attrs(long_name=f"{found.attrs['long_name']}: prompts that name it less the others")
 
 
-def _mean_where(found: xr.DataArray, chosen: xr.DataArray) -> xr.DataArray:
-    """Mean over the chosen runs; NaN where there is none."""
-    held = found.where(chosen)
-    count = held.notnull().sum("run")
-    return held.sum("run", min_count=1) / count.where(count > 0)
+def mean_and_spread(values: xr.DataArray, dims: str | Sequence[str]) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean and standard deviation of what is not NaN; NaN, without a warning, where nothing is."""
+    count = values.notnull().sum(dims)
+    count = count.where(count > 0)
+    mean = values.sum(dims, min_count=1) / count
+    return mean, np.sqrt(((values - mean) ** 2).sum(dims, min_count=1) / count)
 
 
 def _listed(trace: Trace, concepts: Words) -> Concepts:

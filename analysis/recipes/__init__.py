@@ -33,6 +33,8 @@ RECIPES: dict[str, str] = {
     "daam-fig4": f"{_HERE}.daam:fig4",
     "daam-fig5": f"{_HERE}.daam_speech:fig5",
     "daam-table1": f"{_HERE}.daam_table:table1",
+    "selective-curve": f"{_HERE}.selective:selective_curve",
+    "selective-misinterpretation": f"{_HERE}.misread:selective_misinterpretation",
 }
 """Where each recipe is, ``module:name``, in the order of the papers."""
 
