@@ -1,5 +1,6 @@
 """Hand-made stores from known Q and K, and straightforward numpy in float64 to check maps against."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import dask
@@ -8,6 +9,7 @@ import pytest
 
 from attlas.analysis import open_trace
 from attlas.schemas import Leaf, Manifest, create_store
+from attlas.schemas.vocabulary import Vocabulary, write_vocabulary
 
 
 def softmax(logits, axis):
@@ -135,6 +137,33 @@ def write_words(store, name, row, branch, prompt, tokens=None):
     )  # fmt: skip
 
 
+def add_vocabulary(store, words, seed=5):
+    """Give a store embeddings of words, each a list of tokens, and W_k; return both in float64 as stored."""
+    rng = np.random.default_rng(seed)
+    features = next(leaf.features for leaf in store.leaves.values() if leaf.features)
+    begin = rng.normal(size=(1, features))
+    embeddings = {
+        word: np.concatenate([begin, rng.normal(size=(len(tokens) + 1, features))]).astype("f4")
+        for word, tokens in words.items()
+    }
+    write_vocabulary(
+        store.group,
+        Vocabulary(
+            tuple(words),
+            tuple(("<bos>", *tokens, "<eos>") for tokens in words.values()),
+            tuple(("bos", *["word"] * len(tokens), "eos") for tokens in words.values()),
+            tuple(embeddings.values()),
+        ),
+    )
+    weights = {}
+    for name, leaf in store.leaves.items():
+        if leaf.features:
+            shape = (len(leaf.layers), features, leaf.heads * (leaf.channels - leaf.masked))
+            weights[name] = rng.normal(size=shape).astype("f2")
+            store.write_projection(name, list(weights[name]))
+    return embeddings, {name: values.astype("f8") for name, values in weights.items()}
+
+
 class CountingScheduler:
     """A dask scheduler that counts, or forbids, computing."""
 
@@ -150,7 +179,12 @@ class CountingScheduler:
 @pytest.fixture(scope="session")
 def tools():
     return SimpleNamespace(
-        softmax=softmax, leaf_of=leaf_of, make_store=make_store, write_leaf=write_leaf, write_words=write_words
+        softmax=softmax,
+        leaf_of=leaf_of,
+        make_store=make_store,
+        write_leaf=write_leaf,
+        write_words=write_words,
+        add_vocabulary=add_vocabulary,
     )
 
 
@@ -173,3 +207,27 @@ def mixed(tools):
     )
     store, vectors = make_store(leaves)
     return SimpleNamespace(store=store, vectors=vectors, trace=open_trace(store))
+
+
+@pytest.fixture(scope="session")
+def worded(tools):
+    """Text attention of two grids with different heads, and a vocabulary; the oracle's keys of each of its texts."""
+    leaves = (
+        replace(leaf_of("text", (4, 4), keys=7, layers=2), features=5),
+        replace(leaf_of("text", (2, 2), heads=3, keys=7), features=5),
+    )
+    store, vectors = make_store(leaves, runs=3, prompts=["a red cat", "a blue dog", "one red dog"])
+    words = {
+        "cat": ["cat</w>"], "dog": ["dog</w>"], "puppy": ["pup", "py</w>"], "red": ["red</w>"], "blue": ["blue</w>"],
+        "a red cat": ["a</w>", "red</w>", "cat</w>"],
+    }  # fmt: skip
+    embeddings, weights = add_vocabulary(store, words)
+
+    def keys(leaf, text):
+        """K (layer, head, token, channel) of a text."""
+        geometry = store.leaves[leaf]
+        made = np.einsum("kf,lfc->lkc", embeddings[text].astype("f8"), weights[leaf])
+        split = made.reshape(*made.shape[:2], geometry.heads, geometry.channels)
+        return split.transpose(0, 2, 1, 3)
+
+    return SimpleNamespace(store=store, vectors=vectors, trace=open_trace(store), keys=keys)
