@@ -1,4 +1,4 @@
-"""A computed map as a file: PNG laid over its picture, or NetCDF."""
+"""A computed map as a file: PNG laid over its picture, NetCDF, or a table."""
 
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from PIL import Image
 from attlas.analysis.normalise import threshold
 from attlas.analysis.overlay import overlay
 from attlas.analysis.trace import Trace
+from attlas.analysis.whole_file import check_suffix, save_netcdf, save_table, whole_file
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["SUFFIXES", "background", "mosaic", "one_frame", "save_map"]
 
-SUFFIXES = (".png", ".nc")
+SUFFIXES = (".png", ".nc", ".parquet")
 GAP = 2
 ENLARGE_TO = 256
 """Small pictures are enlarged by a whole factor to about this many pixels a side."""
@@ -23,7 +24,10 @@ ENLARGE_TO = 256
 def save_map(
     trace: Trace, values: xr.DataArray, path: str | Path, *, tau: float | None = None, rule: str = "minmax"
 ) -> None:
-    """Write maps to `path`: ``.nc`` the numbers with labels, ``.png`` the maps laid over their pictures.
+    """Write maps to `path`: the numbers with labels, or the maps laid over their pictures.
+
+    ``.nc`` keeps dims and attributes; ``.parquet`` has a row for each number, its labels in columns; ``.png`` is a
+    picture. A file is there whole or not at all.
 
     Parameters
     ----------
@@ -41,17 +45,20 @@ def save_map(
     InvalidValueError
         For another suffix, a picture of a map of tokens, which have no place, or one of all frames of a video.
     """
-    target = Path(path)
-    if target.suffix not in SUFFIXES:
-        raise InvalidValueError(f"{target.name}: the suffix chooses the format; {' or '.join(SUFFIXES)} is accepted")
+    target = check_suffix(path, SUFFIXES)
+    named = values.rename("map" if values.name is None else values.name)
     if target.suffix == ".nc":
-        _plain(values.compute()).to_netcdf(target, engine="scipy")
+        save_netcdf(named.compute().to_dataset(), target)
+        return
+    if target.suffix == ".parquet":
+        save_table(named.compute().to_dataframe().reset_index(), target)
         return
     if values.dims[-1] == "key":
         raise InvalidValueError("a map of tokens has no place in a picture; write FILE.nc, or use --json")
     shown = values if tau is None else threshold(values, tau, rule=rule, mode="soft")
     painted = overlay(shown, background(trace, values)).compute()
-    Image.fromarray(mosaic(painted)).save(target)
+    with whole_file(target) as part:
+        Image.fromarray(mosaic(painted)).save(part)
 
 
 def background(trace: Trace, values: xr.DataArray) -> xr.DataArray:
@@ -103,16 +110,3 @@ def mosaic(painted: xr.DataArray) -> NDArray[np.uint8]:
             top, left = row * (height + GAP), column * (width + GAP)
             made[top : top + height, left : left + width] = tiles[row, column]
     return made
-
-
-def _plain(values: xr.DataArray) -> xr.DataArray:
-    """Put attributes and labels into what NetCDF 3 can hold; every NetCDF reader reads that."""
-    made = values.rename("map" if values.name is None else values.name)
-    made.attrs = {name: int(value) if isinstance(value, bool) else value for name, value in values.attrs.items()}
-    limit = np.iinfo(np.int32).max
-    unfit = {
-        name: coord.astype(str)
-        for name, coord in made.coords.items()
-        if coord.dtype == object or (coord.dtype.kind in "iu" and bool((abs(coord) > limit).any()))
-    }
-    return made.assign_coords(unfit)

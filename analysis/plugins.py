@@ -61,8 +61,6 @@ def _file(path: Path) -> ModuleType:
 
 def _by_value(module: ModuleType) -> None:
     """Send its functions whole to workers, which do not have the file under this name."""
-    try:
-        import cloudpickle
-    except ModuleNotFoundError:
-        return
+    import cloudpickle
+
     cloudpickle.register_pickle_by_value(module)

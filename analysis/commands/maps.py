@@ -20,7 +20,10 @@ MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
 
 @click.command(name="map")
 @click.argument("store")
-@click.option("--map", "name", type=click.Choice(MAPS), required=True, help="Which map; each as in its paper.")
+@click.option(
+    "--map", "name", metavar="NAME[:OPTION=VALUE,...]", required=True, help=f"{', '.join(MAPS)}, or a registered map."
+)
+@click.option("--plugin", "plugins", multiple=True, metavar="MODULE|FILE.py", help="Load registered maps from here.")
 @click.option(
     "--direction", type=click.Choice(("g2r", "r2g")), default="r2g", show_default=True, help="For the four LAMs."
 )
@@ -44,7 +47,7 @@ MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
 @sink_options
 @click.option("--threshold", "tau", type=float, help="Show only what is above it in the PNG.")
 @click.option("--rule", type=click.Choice(("minmax", "max", "percentile")), default="minmax", show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False), help="FILE.png over the picture, or FILE.nc with labels.")
+@click.option("--out", type=click.Path(dir_okay=False), help="FILE.png over the picture; FILE.nc or .parquet.")
 @click.option("--json", "as_json", is_flag=True, help="Print the map's numbers as JSON.")
 def map_(store: str, name: str, **given: Any) -> None:
     r"""Compute one map of STORE and write it as a picture or NetCDF.
@@ -54,8 +57,13 @@ def map_(store: str, name: str, **given: Any) -> None:
     attlas map dress.zarr --map sram --patch 12,7 --layers 32x32 --out sram.png
     """
     from attlas.analysis import open_trace
-    from attlas.analysis.pictures import one_frame, save_map
+    from attlas.analysis.pictures import SUFFIXES, one_frame, save_map
+    from attlas.analysis.plugins import load_plugins
+    from attlas.analysis.whole_file import check_suffix
 
+    load_plugins(given["plugins"])
+    if given["out"]:
+        check_suffix(given["out"], SUFFIXES)
     given["sinks"] = sinks_given(given)
     trace = open_trace(store)
     if not trace.run_ids:
@@ -76,6 +84,8 @@ def map_(store: str, name: str, **given: Any) -> None:
 def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray":
     from attlas.analysis import maps
 
+    if name not in MAPS:
+        return _registered(trace, name, given)
     options = {key: given[key] for key in ("kind", "branch", "grid", "resample", "conserve", "segment") if given[key]}
     options |= {} if given["picture"] is None else {"picture": given["picture"]}
     options |= {"layers": list(given["layers"])} if given["layers"] else {}
@@ -102,6 +112,30 @@ def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray"
     if name == "tlam":
         return maps.tlam(trace, given["direction"], given["groups"], **options)
     return {"ulam": maps.ulam, "hlam": maps.hlam, "llam": maps.llam}[name](trace, given["direction"], **options)
+
+
+def _registered(trace: "Trace", text: str, given: dict[str, Any]) -> "xr.DataArray":
+    """Map of a registered function; of the options on the command line it takes those of its names."""
+    from attlas.analysis.registry import map_functions
+    from attlas.analysis.surveys.records import canonical
+    from attlas.analysis.surveys.specs import read_specs
+    from attlas.schemas.errors import unknown_name
+
+    name = text.partition(":")[0]
+    known = map_functions()
+    if name not in known:
+        raise unknown_name("map", name, [*MAPS, *known])
+    told = {key: given[key] for key in ("kind", "branch", "layers", "word", "grid", "segment") if given[key]}
+    for key in told:
+        if key not in known[name].options and not known[name].takes_any:
+            raise InvalidValueError(f"--{key}: map {name!r} takes {', '.join(known[name].options) or 'no option'}")
+    if "direction" in known[name].options and "direction=" not in text:
+        told["direction"] = given["direction"]
+    told = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items()}
+    (spec,) = read_specs((text, told), maps=True)
+    made = spec.function(trace, **spec.options)
+    canonical(made, spec, trace)
+    return made.assign_attrs({"long_name": spec.meaning or name, "units": spec.units, **made.attrs})
 
 
 def _patch(trace: "Trace", name: str, given: dict[str, Any]) -> tuple[int, ...]:

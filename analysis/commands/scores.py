@@ -16,7 +16,7 @@ __all__ = ["score"]
 
 @click.command()
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the scores as JSON here.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="FILE.json, .parquet, .csv, .nc or .png.")
 @click.option("--truth", metavar="STORE", help="Take the masks of the nouns from here, for runs of the same id.")
 @sink_options
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
@@ -31,7 +31,11 @@ def score(
     from tqdm import tqdm
 
     from attlas.analysis import open_trace, scores
+    from attlas.analysis.score_files import SUFFIXES, save_scores
+    from attlas.analysis.whole_file import check_suffix
 
+    if out is not None:
+        check_suffix(out, SUFFIXES)
     left_out = sinks_given(given)
     traces = {store: open_trace(store) for store in stores}
     known = None if truth is None else open_trace(truth)
@@ -41,7 +45,7 @@ def score(
     }
     told = {store: [table.to_json() for table in made] for store, made in tables.items()}
     if out is not None:
-        out.write_text(json.dumps(told, indent=1), encoding="utf-8")
+        save_scores(tables, out)
     if as_json:
         click.echo(json.dumps(told, indent=1))
     else:

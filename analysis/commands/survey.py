@@ -41,6 +41,8 @@ def survey(stores: tuple[str, ...], *, listed: bool, as_json: bool, **given: Any
     attlas survey --list
     """
     from attlas.analysis.plugins import load_plugins
+    from attlas.analysis.surveys.files import SUFFIXES
+    from attlas.analysis.whole_file import check_suffix
 
     load_plugins(given["plugins"])
     if listed:
@@ -48,7 +50,8 @@ def survey(stores: tuple[str, ...], *, listed: bool, as_json: bool, **given: Any
         return
     if not stores:
         raise click.UsageError("Missing argument 'STORE...'.")
-    _check_outs(given["outs"])
+    for out in given["outs"]:
+        check_suffix(out, SUFFIXES)
     done = _done(stores, given, quiet=given["quiet"] or as_json)
     for out in given["outs"]:
         done.save(out)
@@ -121,14 +124,3 @@ def _numbers(text: str, option: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError as err:
         raise InvalidValueError(f"{option} {text!r}; numbers joined by commas are accepted") from err
-
-
-def _check_outs(outs: tuple[str, ...]) -> None:
-    """Refuse a file before hours of work, not after."""
-    from attlas.analysis.surveys.files import SUFFIXES
-
-    for out in outs:
-        if Path(out).suffix not in SUFFIXES:
-            raise InvalidValueError(f"--out {out}: the suffix chooses the format; {', '.join(SUFFIXES)} are accepted")
-        if not Path(out).parent.is_dir():
-            raise InvalidValueError(f"--out {out}: the folder {Path(out).parent} does not exist")

@@ -59,8 +59,8 @@ class Moments(_Labelled):
         n = one["n"] + two["n"]
         share = two["n"] / n.where(n > 0, 1)
         # A side without numbers leaves the other as it is, to the last bit.
-        apart = xr.where((one["n"] > 0) & (two["n"] > 0), two["mean"] - one["mean"], 0.0)
-        mean = xr.where(one["n"] > 0, one["mean"] + apart * share, two["mean"])
+        apart = _where((one["n"] > 0) & (two["n"] > 0), two["mean"] - one["mean"], 0.0)
+        mean = _where(one["n"] > 0, one["mean"] + apart * share, two["mean"])
         m2 = one["m2"] + two["m2"] + apart**2 * one["n"] * share
         return type(self)(xr.Dataset({"n": n, "mean": mean, "m2": m2}))
 
@@ -150,8 +150,8 @@ class Comoments(_Labelled):
         n = one["n"] + two["n"]
         share = two["n"] / n.where(n > 0, 1)
         shared = (one["n"] > 0) & (two["n"] > 0)
-        apart = {name: xr.where(shared, two[name] - one[name], 0.0) for name in ("x", "y")}
-        made = {name: xr.where(one["n"] > 0, one[name] + apart[name] * share, two[name]) for name in ("x", "y")}
+        apart = {name: _where(shared, two[name] - one[name], 0.0) for name in ("x", "y")}
+        made = {name: _where(one["n"] > 0, one[name] + apart[name] * share, two[name]) for name in ("x", "y")}
         for name in ("xx", "yy", "xy"):
             made[name] = one[name] + two[name] + apart[name[0]] * apart[name[1]] * one["n"] * share
         return type(self)(xr.Dataset({"n": n, **made}))
@@ -194,6 +194,10 @@ def _moments(samples: Samples) -> xr.Dataset:
         off = values - samples.spread(mean)
     m2 = samples.reduce(np.where(np.isnan(values), 0.0, off**2), "sum")
     return samples.dataset(n=n.astype(np.int64), mean=mean, m2=m2)
+
+
+def _where(given: xr.DataArray, then: xr.DataArray, other: xr.DataArray | float) -> xr.DataArray:
+    return then.where(given, other)
 
 
 def _aligned(one: xr.Dataset, other: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import dask
 import xarray as xr
@@ -13,11 +12,12 @@ from attlas.analysis.statistics.partials import Moments
 from attlas.analysis.surveys.labels import Labels
 from attlas.analysis.surveys.records import canonical
 from attlas.analysis.surveys.specs import Spec
+from attlas.analysis.together import together
 from attlas.analysis.trace import Trace
 from attlas.schemas import Store, open_store
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["Block", "Found", "compute", "compute_elsewhere"]
+__all__ = ["Block", "Found", "compute", "compute_elsewhere", "packed"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def compute(trace: Trace, block: Block, scores: Sequence[Spec], maps: Sequence[S
         if places:
             one = traces.setdefault(places, trace.isel(places))
             made[spec.label] = canonical(spec.function(one, **spec.options), spec, one)
-    computed = dict(zip(made, dask.compute(*made.values()), strict=True))
+    computed = dict(zip(made, dask.compute(*together(made).values()), strict=True))
     moments = {}
     for spec in maps:
         values = computed.pop(spec.label)
@@ -55,11 +55,21 @@ def compute(trace: Trace, block: Block, scores: Sequence[Spec], maps: Sequence[S
     return Found(computed, moments)
 
 
-def compute_elsewhere(path: str, created: str, rows: tuple[int, ...], device: str, block: Block, *asked: Any) -> Found:
-    """`compute` in a worker, which opens the store by itself and reads with one thread."""
+def packed(scores: Sequence[Spec], maps: Sequence[Spec], labels: Labels) -> bytes:
+    """Pack what workers need to know; functions of a notebook or of a plugin's file go whole."""
+    import cloudpickle
+
+    made: bytes = cloudpickle.dumps((tuple(scores), tuple(maps), labels))
+    return made
+
+
+def compute_elsewhere(path: str, created: str, rows: tuple[int, ...], device: str, block: Block, asked: bytes) -> Found:
+    """`compute` in a worker, which opens the store by itself and reads with one thread; `asked` is from `packed`."""
+    import cloudpickle
+
     trace = Trace(_opened(path, created), rows, device=device)
     with dask.config.set(scheduler="synchronous"):
-        return compute(trace, block, *asked)
+        return compute(trace, block, *cloudpickle.loads(asked))
 
 
 @lru_cache(maxsize=4)

@@ -125,7 +125,7 @@ def _scatter(place: Any, survey: Survey, pair: tuple[str, str]) -> None:
         raise InvalidValueError(f"{' and '.join(pair)} have many numbers a run; a scatter needs one")
     x, y = (scores[name].values for name in pair)
     dims = made["n"].dims
-    colours = colormaps["tab10"].colors
+    colours = colormaps["tab10"](range(10))
     for count, cell in enumerate(np.ndindex(*made["n"].shape)):
         own = np.ones(len(x), dtype=bool)
         for dim, at in zip(dims, cell, strict=True):

@@ -9,7 +9,7 @@ import xarray as xr
 from attlas.analysis.statistics.grouping import grouped, plain
 from attlas.analysis.statistics.partials import Comoments, Histogram, Moments
 from attlas.analysis.statistics.sketch import Sketch
-from attlas.analysis.surveys.blocks import Block, Found, compute, compute_elsewhere
+from attlas.analysis.surveys.blocks import Block, Found, compute, compute_elsewhere, packed
 from attlas.analysis.surveys.cache import Cache
 from attlas.analysis.surveys.labels import Labels
 from attlas.analysis.surveys.partial import Pair, Part, Partial
@@ -46,6 +46,7 @@ class Job:
         self.sources, self.labels, self.specs, self.maps, self.pairs = sources, labels, specs, maps, pairs
         self.sketched, self.histogram = bool(quantiles), histogram
         self.caches = [Cache(source.trace, enabled=cache) for source in sources]
+        self._packed: bytes | None = None
         self.settings = _settings(specs, maps, labels, pairs, quantiles, histogram)
 
     def run(self, size: int, seen: set[str], client: Any, *, progress: bool) -> Iterator[Partial]:
@@ -88,18 +89,24 @@ class Job:
             asked[spec.label] = tuple(place for place in places if place not in known[spec.label])
         return Block(source, places, tuple(prints), asked), known
 
+    @property
+    def packed(self) -> bytes:
+        """What workers need to know, packed once."""
+        if self._packed is None:
+            self._packed = packed(self.specs, self.maps, self.labels)
+        return self._packed
+
     def _start(self, block: Block, client: Any) -> Callable[[], Found]:
         trace = self.sources[block.source].trace
-        needed = (self.specs, self.maps, self.labels)
         if not self.maps and not any(block.asked.values()):
             return lambda: Found({}, {})
         if client is None:
-            return lambda: compute(trace, block, *needed)
+            return lambda: compute(trace, block, self.specs, self.maps, self.labels)
         if trace.path is None:
             raise InvalidValueError("a store in memory cannot be surveyed by other processes; leave client out")
         created = str(trace.store.group.attrs.get("created"))
         future = client.submit(
-            compute_elsewhere, trace.path, created, trace.rows, trace.device, block, *needed, pure=False
+            compute_elsewhere, trace.path, created, trace.rows, trace.device, block, self.packed, pure=False
         )
         return lambda: future.result()
 

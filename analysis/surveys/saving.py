@@ -1,11 +1,8 @@
 """A partial survey as a file: arrays in numpy's own format, all else as JSON; nothing in it is executed."""
 
 import json
-import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +13,12 @@ from attlas.analysis.statistics.grouping import plain
 from attlas.analysis.statistics.partials import Comoments, Histogram, Moments
 from attlas.analysis.statistics.sketch import Sketch
 from attlas.analysis.surveys.partial import Part, Partial
+from attlas.analysis.whole_file import whole_file
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["load", "save", "whole_file"]
+__all__ = ["load", "save"]
 
 FORMAT = "attlas partial survey 1"
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a name to write to; it becomes `path` if all goes well, and is removed if not.
-
-    Raises
-    ------
-    InvalidValueError
-        If the folder does not exist.
-    """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise InvalidValueError(f"the folder {target.parent} does not exist; make it, or choose another path")
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-    try:
-        yield part
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save(partial: Partial, path: str | Path) -> None:
@@ -55,7 +33,8 @@ def save(partial: Partial, path: str | Path) -> None:
         "pairs": [[*pair, _pack(made.data, arrays)] for pair, made in partial.pairs.items()],
     }
     with whole_file(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, header=np.asarray(json.dumps(told)), **arrays)
+        held: dict[str, Any] = {"header": np.asarray(json.dumps(told)), **arrays}
+        np.savez_compressed(file, **held)
 
 
 def load(path: str | Path) -> Partial:

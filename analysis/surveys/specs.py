@@ -145,7 +145,7 @@ def _spec(entry: Any, *, maps: bool) -> Spec:
 
 def _told(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as plain values; what is none, by its type."""
-    made = {}
+    made: dict[str, Any] = {}
     for name, value in options.items():
         try:
             made |= plain_options({name: value})
