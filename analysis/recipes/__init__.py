@@ -26,7 +26,7 @@ RECIPES: dict[str, str] = {
     "i2am-fig16": f"{_HERE}.i2am_uniform:fig16",
     "i2am-fig20": f"{_HERE}.i2am_axes:fig20",
     "i2am-table1": f"{_HERE}.i2am_detection:table1",
-    "i2am-table3": f"{_HERE}.i2am_detection:table3",
+    "i2am-table3": f"{_HERE}.i2am_threshold:table3",
     "i2am-table4": f"{_HERE}.i2am_lambda:table4",
     "i2am-table2": f"{_HERE}.debugging:table2",
     "daam-fig1": f"{_HERE}.daam:fig1",

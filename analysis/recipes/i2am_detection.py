@@ -1,4 +1,4 @@
-"""I2AM Table 1 and 3: object detection by the boxes of R2G maps, and what its threshold does."""
+"""I2AM Table 1: object detection by the boxes of R2G maps, beside boxes that know nothing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,6 @@ from attlas.analysis.detection import (
     box_ious,
     boxes,
     boxes_of,
-    mean_iou,
     overall,
     random_baseline,
     random_boxes,
@@ -19,8 +18,7 @@ from attlas.analysis.detection import (
     to_frame,
 )
 from attlas.analysis.maps import ulam
-from attlas.analysis.normalise import normalize
-from attlas.analysis.recipes.figures import BLUE, RED, Line, Mark, Panel, axes_grid, curves, drawing, sheet
+from attlas.analysis.recipes.figures import BLUE, RED, Mark, Panel, sheet
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import (
     TAU,
@@ -32,10 +30,9 @@ from attlas.analysis.recipes.reference import (
     reference_options,
 )
 from attlas.analysis.recipes.settings import label_of, settings_of
-from attlas.analysis.resample import resample
 from attlas.analysis.trace import Trace
 
-__all__ = ["PAPER_DETECTORS", "PAPER_SWEEP", "table1", "table3"]
+__all__ = ["PAPER_DETECTORS", "detection_maps", "detection_settings", "table1", "truth"]
 
 MASKS = ("garment", "reference_garment")
 PAPER_DETECTORS = {
@@ -46,8 +43,6 @@ PAPER_DETECTORS = {
     "RTMDet (supervised)": 0.2516,
 }
 """mIoU on generated pictures of the paper's Table 1, of detectors that are not run here."""
-PAPER_SWEEP = {0.2: 0.2413, 0.3: 0.2413, 0.4: 0.2416, 0.5: 0.2416, 0.6: 0.24}
-"""mIoU by delta of the paper's Table 3."""
 COCO = (512, 512)
 COLUMNS = ("boxes from", "mIoU", "boxes found", "paper", "what it is")
 
@@ -65,16 +60,14 @@ def table1(
 ) -> RecipeResult:
     """Find the garment's box from ULAM (R2G) by several choices of layers and keys, beside boxes that know nothing."""
     trace = traces[0]
-    picture, true = _truth(trace)
+    picture, true = truth(trace)
     rows: list[tuple[Any, ...]] = []
     for own in bar(traces, "i2am-table1", progress, "store"):
-        plane, known = _truth(own)
-        for name, values in _maps(own).items():
+        plane, known = truth(own)
+        for name, values in detection_maps(own).items():
             for invert in (False, True):
                 found = boxes(values, plane, delta, invert=invert).compute()
-                rows.append(
-                    _row(f"{label_of(own)}: {name}{', inverted' if invert else ''}", found, known, printed, "R2G")
-                )
+                rows.append(_row(f"{label_of(own)}: {name}{', inverted' if invert else ''}", found, known))
     whole = overall(true, picture)
     rows += [
         ("Ours, in the paper", None, None, 0.2416, "Paint-by-Example on COCO; not run here"),
@@ -94,7 +87,7 @@ def table1(
             ),
             (
                 "The paper's definition is 'decoder, all keys'; its released code inverts the map (1 minus it), which "
-                "the paper does not say. Both are shown: the choice moves our mean IoU by more than the paper's rows "
+                "the paper does not say. Both are shown: the choice moves our mean IoU more than the paper's rows "
                 "differ."
             ),
             (
@@ -106,7 +99,7 @@ def table1(
                 "IoU of the second table; the paper reports 0.2416 for its maps."
             ),
         ],
-        _settings(
+        detection_settings(
             traces,
             layers="each row names them",
             threshold="max(65th percentile, delta), opened, closed and dilated by 5x5 in 369 pixels",
@@ -117,77 +110,19 @@ def table1(
     )
 
 
-@recipe(
-    "i2am-table3",
-    title="The threshold delta of the detection, which its percentile rule mostly ignores",
-    paper="I2AM Table 3",
-    stores=(Need("tryon", annotations=MASKS, full=True),),
-    comparable=False,
-)
-def table3(
-    traces: Sequence[Trace], *, progress: bool = True, deltas: Sequence[float] = tuple(PAPER_SWEEP)
-) -> RecipeResult:
-    """Sweep delta by the percentile rule, where it acts only if 65 % of the map are not above it, and by a fixed one."""
-    (trace,) = traces
-    picture, true = _truth(trace)
-    rows: list[tuple[Any, ...]] = []
-    lines: dict[str, Line] = {}
-    levels: dict[str, xr.DataArray] = {}
-    maps = {name: values for name, values in _maps(trace).items() if name.startswith("decoder")}
-    for name, values in bar(maps.items(), "i2am-table3", progress, "map"):
-        levels[name] = _percentile(values)
-        for variant in ("percentile", "fixed"):
-            swept = []
-            for delta in deltas:
-                ious = box_ious(boxes(values, picture, delta, variant=variant), true).compute()
-                swept.append(mean_iou(ious))
-                acting = float((levels[name] <= delta).mean()) if variant == "percentile" else 1.0
-                printed = PAPER_SWEEP.get(delta) if variant == "percentile" else None
-                rows.append((f"{name}, {variant}", delta, mean_of(ious), acting, printed))
-            lines[f"{name}, {variant}"] = Line(list(deltas), swept)
-    lines["paper (Paint-by-Example, COCO)"] = Line(
-        list(PAPER_SWEEP), list(PAPER_SWEEP.values()), options={"color": "black", "linestyle": "--"}
-    )
-    level = float(levels["decoder, all keys"].mean())
-    with drawing():
-        figure, axes = axes_grid(1, cell=(4.6, 2.6))
-        curves(axes[0][0], lines, x="delta", y="mean IoU of boxes", legend=False)
-        axes[0][0].set_ylim(0, None)
-        axes[0][0].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-    return RecipeResult(
-        [Table("mean IoU by delta", ("map and rule", "delta", "mIoU", "runs where delta acts", "paper"), rows)],
-        {"mean IoU by delta": figure},
-        [
-            "Not comparable as numbers: other model, data and boxes (see i2am-table1).",
-            (
-                "The released rule keeps what is above the 65th percentile of the thresholded map: in force is the "
-                "larger of delta and that percentile. Delta acts only on runs where 65 % of the map are not above it."
-            ),
-            (
-                f"The 65th percentile of our min-max normalised maps is {level:.2f} on average (decoder, all keys): below "
-                "it delta does nothing. The paper's .2413 .2413 .2416 .2416 .24 is as flat as that rule makes it, and so "
-                "no evidence for 0.4."
-            ),
-            "'Fixed' (the release's older script) thresholds at delta itself: there it matters.",
-        ],
-        _settings(
-            [trace], layers="decoder", threshold="max(65th percentile, delta); fixed: at least delta", invert="no"
-        ),
-    )
-
-
-def _settings(traces: Sequence[Trace], **rules: Any) -> dict[str, Any]:
+def detection_settings(traces: Sequence[Trace], **rules: Any) -> dict[str, Any]:
+    """Tell how maps for boxes are made."""
     made = ulam(traces[0], "r2g", layers=chosen_layers(traces[0], "decoder"), **reference_options(traces[0]))
     return settings_of(traces, made, normalise="minmax", **rules)
 
 
-def _truth(trace: Trace) -> tuple[tuple[int, int], xr.DataArray]:
+def truth(trace: Trace) -> tuple[tuple[int, int], xr.DataArray]:
     """Size of the pictures, and the true boxes in their pixels."""
     garment = trace.annotations["garment"]
     return (garment.shape[1], garment.shape[2]), boxes_of(garment).compute()
 
 
-def _maps(trace: Trace) -> dict[str, xr.DataArray]:
+def detection_maps(trace: Trace) -> dict[str, xr.DataArray]:
     """ULAM (R2G) by layers and keys, in memory."""
     options = reference_options(trace)
     reference = trace.annotations["reference_garment"]
@@ -213,7 +148,7 @@ def _random(true: xr.DataArray, picture: tuple[int, int], seed: int, variant: st
 def _scale_table(true: xr.DataArray, picture: tuple[int, int], trace: Trace, delta: float) -> Table:
     """IoU of perfect boxes, and of found ones, compared in pixels of the wrong size."""
     large = to_frame(true, picture, COCO)
-    found = boxes(_maps(trace)["decoder, garment's keys"], picture, delta).compute()
+    found = boxes(detection_maps(trace)["decoder, garment's keys"], picture, delta).compute()
     small = to_frame(found, picture, (PLANE, PLANE))
     wide = random_boxes(4000, COCO, seed=0)
     rows = [
@@ -224,20 +159,13 @@ def _scale_table(true: xr.DataArray, picture: tuple[int, int], trace: Trace, del
     return Table("found in 369x369, compared in 512x512", ("perfect boxes of", "mIoU", "paper, for its maps"), rows)
 
 
-def _percentile(values: xr.DataArray) -> xr.DataArray:
-    """65th percentile of each min-max normalised map on the plane of the rule, ``(run,)``."""
-    laid = resample(normalize(values), (PLANE, PLANE), "nearest").compute()
-    return xr.DataArray(np.quantile(laid.values.reshape(len(laid), -1), 0.65, axis=1), {"run": laid["run"]}, ("run",))
-
-
 def _draw(trace: Trace, delta: float) -> Any:
-    picture, true = _truth(trace)
+    picture, true = truth(trace)
     scale = np.array([*picture, *picture])
     pictures = trace.images.values
-    maps = _maps(trace)
-    columns = [
-        [Panel(own, marks=[Mark(tuple(box / scale), BLUE)]) for own, box in zip(pictures, true.values, strict=True)]
-    ]
+    maps = detection_maps(trace)
+    framed = [Mark(tuple(box / scale), BLUE) for box in true.values]
+    columns = [[Panel(own, marks=[mark]) for own, mark in zip(pictures, framed, strict=True)]]
     for values in maps.values():
         found = boxes(values, picture, delta).compute()
         ious = box_ious(found, true).values
