@@ -89,6 +89,7 @@ def test_wheel_holds_every_module_and_the_weights(tmp_path):
     inside = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"attlas/{path.relative_to(ROOT)}" for path in FILES}
     for world in ("shapes", "tryon"):
-        folder = ROOT / "recorder" / "demo" / world / "pipeline"
-        wanted |= {f"attlas/{path.relative_to(ROOT)}" for path in folder.rglob("*") if path.is_file()}
+        for part in ("pipeline", "refined"):
+            folder = ROOT / "recorder" / "demo" / world / part
+            wanted |= {f"attlas/{path.relative_to(ROOT)}" for path in folder.rglob("*") if path.is_file()}
     assert wanted <= inside, sorted(wanted - inside)

@@ -195,12 +195,14 @@ def _notes(measured: Mapping[str, Mapping[str, xr.DataArray]], layer: str) -> li
             "peak, the share of the brightest patch in the attention on patches."
         ),
     ]
-    for what in ("IMACS_g", "IMACS_r", "PCK@1", "SSIM"):
+    for what in ("IMACS_g", "IMACS_r", "PCK@1", "SSIM", "refined layer: IMACS_g", "refined layer: PCK@1"):
         notes.append(_verdict(what, _difference(measured, what, "refined", "base"), "the base"))
         beside = _difference(measured, what, "refined", "control")
         if beside is not None:
             notes.append(_verdict(what, beside, "the control, which was trained as long without the losses"))
-    if "control" not in measured:
+    if "control" in measured:
+        notes.append(f"The control was drawn for {measured['control']['SSIM'].sizes['run']} of the requests.")
+    else:
         notes.append("Without a control a gain may be that of longer training; give its store as the third.")
     return notes
 

@@ -4,6 +4,7 @@ It knows the other commands by name only, so that no folder imports across the r
 """
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -13,24 +14,59 @@ from attlas.schemas.store import open_store
 
 __all__ = ["demo"]
 
-WORLDS = {
-    "shapes": (
+WORLDS = ("shapes", "tryon")
+"""Stores that the report and the dashboard show."""
+
+
+@dataclass(frozen=True)
+class _Store:
+    """One store of the demo: the pipeline, flags of `attlas record`, one in how many samples, and what it is for."""
+
+    pipeline: str
+    flags: tuple[str, ...]
+    meaning: str
+    part: int = 1
+    folder: str = ""
+    scored: bool = True
+
+
+STORES = {
+    "shapes": _Store(
+        "demo:shapes",
         ("text", "--vocabulary", "disc,triangle,ring,cross,red,green,blue,yellow,cyan,purple"),
         "a text-to-image model of coloured shapes",
     ),
-    "tryon": (("image,self",), "a try-on model that puts a reference garment onto a figure"),
-}
-"""Each world with the kinds of attention that its store holds (and further flags of `attlas record`)."""
-
-BASELINES = {
-    "shapes-random": (
+    "tryon": _Store("demo:tryon", ("image,self",), "a try-on model that puts a reference garment onto a figure"),
+    "tryon-refined": _Store("demo:tryon-refined", ("image",), "the same, trained on with losses on its attention"),
+    "tryon-guided": _Store(
+        "demo:tryon", ("image", "--guidance", "3"), "the try-on model, drawn with guidance", part=8, scored=False
+    ),
+    "shapes-random": _Store(
+        "demo:shapes-random",
         ("text", "--detail", "summary", "--branches", "cond"),
         "the same architecture with random weights",
+        part=2,
+        folder="baselines",
     ),
-    "tryon-random": (("image",), "the same architecture with random weights"),
-    "tryon-swapped": (("image", "--detail", "summary"), "the trained model, shown the reference of another sample"),
+    "tryon-random": _Store(
+        "demo:tryon-random", ("image",), "the same architecture with random weights", part=2, folder="baselines"
+    ),
+    "tryon-swapped": _Store(
+        "demo:tryon-swapped",
+        ("image", "--detail", "summary"),
+        "the trained model, shown the reference of another sample",
+        part=2,
+        folder="baselines",
+    ),
+    "tryon-control": _Store(
+        "demo:tryon-control",
+        ("image",),
+        "trained on as long as refined, without the losses",
+        part=2,
+        folder="baselines",
+    ),
 }
-"""What the trained models are compared with, on half of the samples; only what the scores need is kept of them."""
+"""Every store by name; of those that the trained models are compared with, only what the scores need is kept."""
 
 
 @click.command()
@@ -41,25 +77,27 @@ def demo(out: Path, samples: int, quiet: bool) -> None:
     """Record two small trained models, map and score them, and write a report.
 
     Writes OUT/shapes.zarr, OUT/tryon.zarr, OUT/scores.json and OUT/report.html, and says how to open the
-    dashboard. Run again, it goes on where it stopped. About five minutes on two cores.
+    dashboard. Beside them, for comparison: OUT/tryon-refined.zarr, OUT/tryon-guided.zarr and OUT/baselines. Run again,
+    it goes on where it stopped. About six minutes on two cores.
     """
     _check_folder(out)
     (out / "baselines").mkdir(parents=True, exist_ok=True)
     flags = ["--quiet"] if quiet else []
-    places = {world: out / f"{world}.zarr" for world in WORLDS}
-    places |= {baseline: out / "baselines" / f"{baseline}.zarr" for baseline in BASELINES}
-    for name, (kinds, meaning) in {**WORLDS, **BASELINES}.items():
-        count = samples if name in WORLDS else samples // 2
-        click.secho(f"Recording {name}: {meaning}, {count} held-out samples", bold=True)
-        _run("record", f"demo:{name}", places[name], "--samples", count, "--kinds", *kinds, *flags)
+    places = {name: out / store.folder / f"{name}.zarr" for name, store in STORES.items()}
+    for name, store in STORES.items():
+        count = max(2, samples // store.part)
+        click.secho(f"Recording {name}: {store.meaning}, {count} held-out samples", bold=True)
+        _run("record", store.pipeline, places[name], "--samples", count, "--kinds", *store.flags, *flags)
     stores = [places[world] for world in WORLDS]
+    scored = [places[name] for name, store in STORES.items() if store.scored]
     click.secho("Scoring the maps against the known truth", bold=True)
-    _run("score", *places.values(), "--truth", places["shapes"], "--out", out / "scores.json", *flags)
+    _run("score", *scored, "--truth", places["shapes"], "--out", out / "scores.json", *flags)
     click.secho("Writing the report", bold=True)
     _run("report", *stores, "--scores", out / "scores.json", "--out", out / "report.html", *flags)
     click.echo(f"\nReport     {out / 'report.html'}  (open it in any browser; it needs no network)")
     click.echo(f"Stores     {'  '.join(str(store) for store in stores)}")
     click.echo(f"Dashboard  attlas dashboard {shlex.join(str(store) for store in stores)}")
+    click.echo(f"Recipes    attlas recipe run all {shlex.quote(str(out))} --out {shlex.quote(str(out / 'recipes'))}")
 
 
 def _check_folder(out: Path) -> None:
