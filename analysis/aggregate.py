@@ -7,7 +7,6 @@ linear, so the sums may be taken first wherever that is cheaper; with ``clamp`` 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce as fold
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import xarray as xr
 
 from attlas.analysis.attention import run_coords
 from attlas.analysis.each_token import each_token_term
+from attlas.analysis.folding import sum_of
 from attlas.analysis.key_parts import KeyPart, part_of
 from attlas.analysis.resample import check_rule
 from attlas.analysis.selection import (
@@ -198,7 +198,8 @@ def aggregate(
         else:
             term, used = term_without_sinks(trace, part, question, left_out)
         made.append(plan.apply(term))
-        totals.append(plan.total(count, term))
+        if reduce != "sum":
+            totals.append(plan.total(count, term))
         sources.append(used)
     result = _combine(made, parts, keep)
     if reduce != "sum":
@@ -219,7 +220,9 @@ def aggregate(
         "branch": branch or "all",
         "layers": _joined(path for part in parts for path in part.labels),
         "heads": "all" if heads is None else _joined(_chosen_heads(parts)),
-        "steps": _said_steps(steps, calls),
+        "steps": f"calls {_joined(map(str, places or ()))}"
+        if calls is not None
+        else str("all" if steps is None else steps),
         # `keys` itself would be reached as an attribute and make xarray take the map for a dict.
         "chosen_keys": _said(key_part.segment if keys is None else keys),
         "chosen_queries": _said(queries),
@@ -270,7 +273,7 @@ def _sum(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
             f"layers have {counts} heads: a map per head over all of them has no meaning; "
             "choose layers= of one head count, or keep layer or grid too (maps.hlam: unequal=)"
         )
-    return fold(lambda total, part: total + part, made)
+    return sum_of(made)
 
 
 def _label(
@@ -326,12 +329,6 @@ def _chosen_heads(parts: list[Part]) -> list[str]:
         for head, weight in zip(part.weights["head"].values.tolist(), row.tolist(), strict=True)
         if weight != 0
     ]
-
-
-def _said_steps(steps: int | slice | Iterable[int] | None, calls: slice | Iterable[int] | None) -> str:
-    if calls is not None:
-        return f"calls {calls}"
-    return "all" if steps is None else str(steps)
 
 
 def _joined(names: Iterable[str]) -> str:
