@@ -10,7 +10,7 @@ import xarray as xr
 from browsing import browsing, serving, visiting
 from playwright.sync_api import expect
 
-from attlas.analysis import open_trace
+from attlas.analysis import open_trace, recipes
 from attlas.analysis.reference_scores import patch_targets, sram_peaks
 from attlas.recorder import load_pipeline
 from attlas.recorder.demo import shapes, tryon
@@ -50,6 +50,35 @@ def test_a_swapped_reference_moves_the_attention(demo):
     swapped = table(demo, "tryon-swapped")
     assert swapped["swapped_pck1"]["value"] > 0.8
     assert swapped["swapped_former_pck1"]["value"] < 0.15
+
+
+def test_the_refined_model_and_its_control_are_scored_beside_the_base(demo):
+    base, refined, control = (table(demo, name) for name in ("tryon", "tryon-refined", "tryon-control"))
+    assert refined["sram_pck1"]["n"] == base["sram_pck1"]["n"] == 6
+    assert control["sram_pck1"]["n"] == 3
+    for one in (refined, control):
+        assert abs(one["sram_pck1"]["value"] - base["sram_pck1"]["value"]) < 0.1  # moved, not ruined
+    # The same requests and noise, so that what differs is the weights.
+    stores = [open_store(demo.folder / f"{name}.zarr") for name in ("tryon", "tryon-refined")]
+    assert stores[0].run_ids == stores[1].run_ids
+    starts = [store.group["reference_image"][:] for store in stores]
+    np.testing.assert_array_equal(*starts)
+
+
+def test_the_guided_store_has_both_branches_of_the_same_requests(demo):
+    guided = open_store(demo.folder / "tryon-guided.zarr")
+    assert guided.branches == ("uncond", "cond")
+    assert guided.run_ids == open_store(demo.folder / "tryon.zarr").run_ids[:2]
+
+
+def test_table_2_runs_on_the_demo(demo):
+    result = recipes.run("i2am-table2", [open_trace(place) for place in table2_stores(demo)], progress=False, samples=1)
+    (row,) = (row for row in result.tables[0].rows if row[0] == "ours: refined")
+    assert row[-1].n == 6
+
+
+def table2_stores(demo):
+    return [demo.folder / place for place in ("tryon.zarr", "tryon-refined.zarr", "baselines/tryon-control.zarr")]
 
 
 def test_the_report_needs_no_network(demo):
