@@ -14,7 +14,7 @@ from attlas.analysis.span_maps import span_maps
 from attlas.analysis.speech import Tagger, spans_of, tagged_words
 from attlas.analysis.trace import Trace
 
-__all__ = ["by_speech", "intensity", "word_coverage"]
+__all__ = ["by_speech", "coverage_of", "intensity", "word_coverage"]
 
 
 def intensity(values: xr.DataArray) -> xr.DataArray:
@@ -90,9 +90,33 @@ def word_coverage(
     """
     words = tagged_words(trace, tagger, branch=branch)
     maps = span_maps(trace, spans_of(words), variant=variant, branch=branch, **options)
+    return coverage_of(maps, words, trace.store.image_shape, tau=tau, variant=variant, rule=rule)
+
+
+def coverage_of(
+    maps: xr.DataArray,
+    words: xr.Dataset,
+    shape: tuple[int, int],
+    *,
+    tau: float = 0.4,
+    variant: str = "paper",
+    rule: str | None = None,
+) -> xr.Dataset:
+    """Coverage and intensity of maps that are there already; what `word_coverage` returns.
+
+    Parameters
+    ----------
+    maps
+        ``(run, word, query_y, query_x)``, from `attlas.analysis.span_maps.span_maps` with the same `variant`.
+    words
+        From `attlas.analysis.speech.tagged_words`.
+    shape
+        Rows and columns of the picture.
+    tau, variant, rule
+        As in `word_coverage`.
+    """
     check_picture(maps, "the coverage of a word")
-    grid = trace.store.image_shape if variant == "released" else None
-    high = hard(maps, tau, variant=variant, rule=rule, grid=grid)
+    high = hard(maps, tau, variant=variant, rule=rule, grid=shape if variant == "released" else None)
     made = xr.Dataset({"coverage": coverage(high).astype(np.float32), "intensity": intensity(maps).astype(np.float32)})
     made = made.drop_vars([name for name in made.coords if name not in ("run", "word")])
     named = {name: (("run", "word"), words[name].values) for name in ("text", "pos")}

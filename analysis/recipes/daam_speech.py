@@ -11,8 +11,10 @@ from attlas.analysis.recipes.prompt_words import chosen_tagger
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar
 from attlas.analysis.recipes.settings import label_of, settings_of
+from attlas.analysis.span_maps import span_maps
+from attlas.analysis.speech import spans_of, tagged_words
 from attlas.analysis.trace import Trace
-from attlas.analysis.word_coverage import by_speech, word_coverage
+from attlas.analysis.word_coverage import by_speech, coverage_of
 
 __all__ = ["fig5"]
 
@@ -49,9 +51,15 @@ def fig5(traces: Sequence[Trace], *, progress: bool = True, tau: float = 0.4) ->
     """Mean coverage of the words of each part of speech with 95 % intervals, beside the paper's group means."""
     trace = traces[0]
     tagger, tags = chosen_tagger(trace)
+    words = tagged_words(trace, tagger)
+    maps = {
+        variant: span_maps(trace, spans_of(words), variant=variant).compute()
+        for variant in bar(("paper", "released"), "daam-fig5", progress, "variant")
+    }
+    shape = trace.store.image_shape
     found = {
-        name: by_speech(word_coverage(trace, tagger, tau=tau, **options))
-        for name, options in bar(RULES.items(), "daam-fig5", progress, "rule")
+        name: by_speech(coverage_of(maps[options["variant"]], words, shape, tau=tau, **options))
+        for name, options in RULES.items()
     }
     first, last = (next(iter(found.values())), found["released map, min-max > tau"])
     order = [str(tag) for tag in last["pos"].values]
