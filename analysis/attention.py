@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
@@ -106,7 +105,9 @@ def means(
     made = means_of(reading, wanted)
     held = trace.arrays(leaf, names if made else [], branches[0] if len(branches) == 1 else None)
     coords = held.isel({**(place or {}), **({} if calls is None else {"t": calls})}).coords
-    return [xr.DataArray(part, dims=(*DIMS[:5], mean.onto), coords=coords) for part, mean in zip(made, wanted, strict=True)]
+    return [
+        xr.DataArray(part, dims=(*DIMS[:5], mean.onto), coords=coords) for part, mean in zip(made, wanted, strict=True)
+    ]
 
 
 def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr.Dataset:

@@ -12,6 +12,7 @@ from attlas.analysis.normalise import normalize, threshold
 from attlas.analysis.overlay import overlay
 from attlas.analysis.patches import reverse_sram, sram
 from attlas.analysis.resample import resample
+from attlas.analysis.together import together
 
 __all__ = [
     "DAAM_VARIANTS",
@@ -29,6 +30,7 @@ __all__ = [
     "sram",
     "threshold",
     "tlam",
+    "together",
     "transform",
     "ulam",
 ]

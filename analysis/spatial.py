@@ -1,11 +1,14 @@
 """From tokens to a map: laying a leaf's term out in rows and columns, on the map's grid."""
 
+from functools import partial
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from attlas.analysis.folding import folded
 from attlas.analysis.key_parts import KeyPart
 from attlas.analysis.resample import parse_grid, resample_values
 from attlas.analysis.selection import Part
@@ -46,6 +49,12 @@ class Plan:
     def apply(self, term: xr.DataArray) -> xr.DataArray:
         """Sum over the axes that are not kept, and resample in the order that is asked."""
         gone = [dim for dim in ("t", "layer", "head") if dim in term.dims and dim not in self.keep]
+        if self.order == "last" and isinstance(term.data, da.Array) and term.data.numblocks[-1] == 1:
+            weights = None if (self.part.values == 1).all() else self.part.values
+            if self.target is not None and self.cells is not None:
+                layout = partial(to_grid, cells=self.cells, target=self.target, **self.options)
+                return folded(term, gone, weights, layout, axes(self.onto, self.target), self.target)
+            return self._spatial(folded(term, gone, weights, None, (), ()))
         if self.order == "last":
             return self._spatial(self._weighed(term).sum(gone, skipna=False))
         first = [dim for dim in gone if dim == "t"]

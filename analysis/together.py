@@ -48,7 +48,13 @@ class Pass:
     @property
     def reads(self) -> Hashable:
         """Passes that agree in this may be one."""
-        return (self.trace.path or id(self.trace.store), self.trace.rows, str(self.trace.device), self.leaf, self.branches)
+        return (
+            self.trace.path or id(self.trace.store),
+            self.trace.rows,
+            str(self.trace.device),
+            self.leaf,
+            self.branches,
+        )
 
     def cover(self, others: Iterable["Pass"]) -> "Pass":
         """Give the smallest pass that reads all that this and the others read."""
@@ -59,7 +65,7 @@ class Pass:
 
     def inside(self, whole: "Pass") -> dict[str, list[int]]:
         """Where this pass lies in one that covers it; axes of which it takes all are left out."""
-        pairs = {"t": (self.calls, whole.calls)}
+        pairs: dict[str, tuple[Sequence[int] | None, Sequence[int] | None]] = {"t": (self.calls, whole.calls)}
         pairs |= {axis: (self.place.get(axis), whole.place.get(axis)) for axis in ("layer", "head")}
         return {
             axis: [list(all_).index(one) for one in own] if all_ is not None else list(own)
@@ -211,6 +217,6 @@ def _replaced(made: T, graph: HighLevelGraph, new: Mapping[str, da.Array]) -> T:
     for array in own.values():
         layers |= array.dask.layers
         dependencies |= array.dask.dependencies
-    rebuild, arguments = made.__dask_postpersist__()
+    rebuild, arguments = made.__dask_postpersist__()  # type: ignore[no-untyped-call]
     rebuilt: T = rebuild(HighLevelGraph(layers, dependencies), *arguments)
     return rebuilt

@@ -42,6 +42,7 @@ class Trace:
         self.device = device
         self._files = Files(store.group.store) if files is None else files
         self._datasets: dict[str, xr.Dataset] = {}
+        self._labels: dict[tuple[str, str | None], xr.Dataset] = {}
         self._variables: dict[tuple[str, int | None], xr.Variable] = {}
 
     @property
@@ -154,9 +155,12 @@ class Trace:
             raise unknown_name("branch", branch, self.branches, where=self.where)
         place = None if branch is None else self.branches.index(branch)
         data = {name: self._variable(f"{leaf}/{name}", place) for name in names}
-        coords: dict[str, Any] = {"branch": ("branch", np.asarray(self.branches if branch is None else [branch]))}
-        coords |= {name: self._files.label(f"{leaf}/{name}") for name in ("layer", "head")}
-        return xr.Dataset(data, {**coords, "t": self.runs["t"].variable})
+        if (leaf, branch) not in self._labels:
+            # Indexes of labels take longer to make than a graph; they are the same for every array of the leaf.
+            own: dict[str, Any] = {"branch": ("branch", np.asarray(self.branches if branch is None else [branch]))}
+            own |= {name: self._files.label(f"{leaf}/{name}") for name in ("layer", "head")}
+            self._labels[leaf, branch] = xr.Dataset(coords={**own, "t": self.runs["t"].variable})
+        return self._labels[leaf, branch].assign(data)
 
     def attention(self, kind: str, direction: str = "g2r", grid: str | None = None) -> xr.DataArray:
         """Attention of one leaf; see `attlas.analysis.attention.attention`."""
@@ -203,6 +207,15 @@ class Trace:
         """The store's name in messages."""
         return self.path or "the store in memory"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as a path and rows; files are opened there."""
+        if self.path is None:
+            raise InvalidValueError(
+                "a trace of a store in memory cannot go to another process; keep the store in a folder, as "
+                'record(pipe, "path.zarr", ...) does, and open it from there'
+            )
+        return (_opened, (self.path, self.rows, self.device))
+
     def __repr__(self) -> str:
         """Short table of runs and leaves."""
         lines = [f"<attlas trace of {self.where}: {len(self.rows)} runs, {self.store.calls} calls, branches "]
@@ -228,6 +241,10 @@ class Trace:
 
     def _labelled(self, variable: xr.Variable, name: str) -> xr.DataArray:
         return xr.DataArray(variable, coords={"run": self.runs["run"]}, name=name)
+
+
+def _opened(path: str, rows: tuple[int, ...], device: str) -> Trace:
+    return Trace(open_store(path), rows, device=device)
 
 
 def _kept(leaf: Leaf) -> str:
