@@ -99,13 +99,18 @@ def agreement(maps: xr.DataArray) -> xr.DataArray:
     Parameters
     ----------
     maps
-        ``(sample, layer, head, query_y, query_x)``, from `head_maps`.
+        ``(sample, layer, head, query_y, query_x)``, from `head_maps`, or word maps whose runs are the samples. Samples
+        without a map do not count.
 
     Returns
     -------
-    ``(layer, head)``, float32, in [-1, 1]; NaN where a layer lacks the head. A constant map has correlation 0.
+    ``(layer, head)``, float32, in [-1, 1], in memory; NaN: the layer lacks the head. A constant map has correlation 0.
     """
     flat, pairs = flat_maps(maps)
+    told = ~np.isnan(flat).any((1, 2, 3))
+    if not told.any():
+        raise InvalidValueError("no sample has maps of all heads; choose runs whose prompts have the word")
+    flat = flat[told]
     values = flat.reshape(len(flat), -1, len(pairs))
     scaled = _standard(values)
     shared = _standard(scaled.mean(-1, keepdims=True))
