@@ -148,8 +148,8 @@ def _draw(found: dict[str, xr.Dataset]) -> Any:
         axes.text(
             0.955, levels["ceiling"] + 0.008, "ceiling: the mask at the map's grid", ha="right", va="bottom", **said
         )
-        low = min(levels["random"], levels["whole"]) - 0.012
-        axes.text(0.05, low, "whole picture, random half", ha="left", va="top", **said)
+        floor = min(levels["random"], levels["whole"]) - 0.012
+        axes.text(0.05, floor, "whole picture, random half", ha="left", va="top", **said)
         axes.plot(
             list(PAPER),
             [own[1] / 100 for own in PAPER.values()],
