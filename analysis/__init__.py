@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attlas.analysis import detection as detection
+    from attlas.analysis import diagnostics as diagnostics
     from attlas.analysis import heads as heads
     from attlas.analysis import maps as maps
     from attlas.analysis import metrics as metrics
@@ -23,6 +24,7 @@ __all__ = [
     "InertAttentionWarning",
     "Trace",
     "detection",
+    "diagnostics",
     "heads",
     "map_function",
     "maps",
