@@ -65,6 +65,15 @@ def test_demo_names():
     assert callable(annotate)
 
 
+def test_refined_weights_are_a_model_of_their_own_with_the_same_requests():
+    base, refined, control = (load_pipeline(f"demo:tryon{suffix}") for suffix in ("", "-refined", "-control"))
+    assert len({model_digest(pipe) for pipe in (base, refined, control)}) == 3
+    assert refined.config["_name_or_path"] == "demo:tryon-refined"
+    one, other = (demo_requests(name, 2)[0] for name in ("demo:tryon", "demo:tryon-refined"))
+    assert [request["id"] for request in one] == [request["id"] for request in other]
+    assert [request["seed"] for request in one] == [request["seed"] for request in other]
+
+
 def test_the_digest_tells_weights_and_dtypes_apart():
     pipe = make_pipe()
     first = model_digest(pipe)
