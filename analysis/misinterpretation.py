@@ -16,6 +16,8 @@ from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_n
 
 __all__ = ["misinterpretation"]
 
+RUNS_TOGETHER = 128
+
 
 def misinterpretation(
     trace: Trace,
@@ -87,7 +89,8 @@ def misinterpretation(
         made = answers(held, concepts, tally="share", queries=place, **options)
         parts.append(made.reset_coords(drop=True).reindex(run=list(trace.run_ids)))
     shares = xr.concat(parts, "word", coords="minimal", compat="override", combine_attrs="override")
-    shares = shares.assign_coords(run_coords(trace))
+    # What follows is small, and would be many tasks if each run and layer stayed a chunk of its own.
+    shares = shares.chunk(run=RUNS_TOGETHER, word=-1, layer=-1).assign_coords(run_coords(trace))
     if baseline:
         mean, spread = mean_and_spread(shares, ("run", "word"))
         shares = (shares - mean) / spread.where(spread > 0, 1)

@@ -167,8 +167,8 @@ def _why(rankings: Mapping[str, Ranking], alone: xr.DataArray, notes: list[str])
     if found["HRV"] < 0 and found["attention"] < 0:
         notes.append(
             "Why the published relevance fails here: it counts which word gets most attention in the mean over the "
-            "picture, and in this model the heads that give a noun most attention give it everywhere, not at the object "
-            f"(rank correlation of attention with IoU {found['attention']:+.2f}). Bottom heads hence score above top ones."
+            "picture, and in this model the heads that give a noun most attention give it everywhere, not at the "
+            f"object (rank correlation of attention with IoU {found['attention']:+.2f}). Hence bottom beats top there."
         )
     rows = [
         (name, {**SOURCES, "attention": "mean of the head's word map"}[name], value) for name, value in found.items()
