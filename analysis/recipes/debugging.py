@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.maps import ulam
+from attlas.analysis.maps import llam, ulam
 from attlas.analysis.metrics import pck, psnr, ssim
 from attlas.analysis.recipes.debugging_figures import before_and_after, change_bars
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
@@ -111,23 +111,32 @@ def _pck(trace: Trace, layers: str) -> xr.DataArray:
 def _measures(trace: Trace, layers: str, layer: str) -> dict[str, xr.DataArray]:
     """Numbers of each run, by name; IMACS and PCK are the higher the better, and so is SSIM."""
     options = reference_options(trace)
+    own, *others = pick_parts(trace, options["kind"], layer, None)
+    if others:
+        raise InvalidValueError(f"refined_layer {layer!r} names layers of several grids; name one layer")
+    kept = [path for part in pick_parts(trace, options["kind"], layers, None) for path in part.labels]
     annotations = {name: trace.annotations[name].compute() for name in ("garment", "reference_garment", "target")}
     garment, reference = annotations["garment"], annotations["reference_garment"]
+    # Sums over layers are linear: one pass over the attention gives the maps of any set of them.
+    to_generated = llam(trace, "r2g", keys=reference, **options).compute()
+    to_reference = llam(trace, "g2r", queries=garment, **options).compute()
     told = {
         "SSIM": ssim(trace.images, annotations["target"]),
         "SSIM inside the garment": ssim(trace.images, annotations["target"], garment),
         "PSNR inside the garment, dB": psnr(trace.images, annotations["target"], garment),
-        "IMACS_g": imacs_of(ulam(trace, "r2g", layers=layers, keys=reference, **options), garment),
+        "IMACS_g": imacs_of(to_generated.sel(layer=kept).sum("layer"), garment),
         "IMACS_g, all keys": imacs_of(ulam(trace, "r2g", layers=layers, **options), garment),
-        "IMACS_g, all layers": imacs_of(ulam(trace, "r2g", keys=reference, **options), garment),
-        "IMACS_r": imacs_of(ulam(trace, "g2r", layers=layers, queries=garment, **options), reference),
+        "IMACS_g, all layers": imacs_of(to_generated.sum("layer"), garment),
+        "IMACS_r": imacs_of(to_reference.sel(layer=kept).sum("layer"), reference),
         "PCK@1": _pck(trace, layers),
-        "refined layer: IMACS_g": imacs_of(ulam(trace, "r2g", layers=layer, keys=reference, **options), garment),
-        "refined layer: IMACS_r": imacs_of(ulam(trace, "g2r", layers=layer, queries=garment, **options), reference),
+        "refined layer: IMACS_g": imacs_of(to_generated.sel(layer=list(own.labels)).sum("layer"), garment),
+        "refined layer: IMACS_r": imacs_of(to_reference.sel(layer=list(own.labels)).sum("layer"), reference),
         "refined layer: PCK@1": _pck(trace, layer),
     }
+    # As SRAM, of the attention averaged over t, which is stored.
+    source = "attention_mean" if trace.holds(own.name, "attention_mean") else "full"
     for name in DIAGNOSTICS:
-        values = statistic_of(name).function(trace, layers=layer, keep=())
+        values = statistic_of(name).function(trace, layers=layer, keep=(), source=source)
         told[f"refined layer: {name.upper()} (low is good)"] = values
     return {name: own.astype(np.float64).reset_coords(drop=True).compute() for name, own in told.items()}
 
@@ -188,7 +197,7 @@ def _notes(measured: Mapping[str, Mapping[str, xr.DataArray]], layer: str) -> li
         "IMACS_g is of R2G maps over the reference garment's patches, IMACS_r of G2R maps of the garment's queries.",
         (
             f"The refined layer is {layer}: in the base its SRAM finds the true patch most often. In the demo the "
-            "losses saw no other, and its mean over heads; its DCML, TV and CWG here are of each head and call."
+            "losses saw no other, and its mean over heads; its DCML, TV and CWG here are of each head, averaged over t."
         ),
         (
             "Pictures: red frame, the marked patch; blue cross, its true place; white outline, the mask of the score; "

@@ -121,6 +121,8 @@ def test_stores_without_a_run_in_common(tools, traces):
     bare = open_trace(tools.make_store((leaf,), runs=1)[0])
     with pytest.raises(NotRecordedError, match="lacks"):
         table2([traces[0], bare])
+    with pytest.raises(InvalidValueError, match="refined_layer 'image' names layers of several grids"):
+        table2(traces[:2], progress=False, refined_layer="image")
     with pytest.raises(InvalidValueError, match="no run in common"):
         table2([traces[0].isel([0]), traces[1].isel([1])])
 
