@@ -14,10 +14,10 @@ from attlas.analysis.resample import check_picture, spatial_dims
 from attlas.analysis.span_maps import span_maps
 from attlas.analysis.trace import Trace
 from attlas.analysis.word_pairs import Pair, Pairs, distinct_words, unrelated_pairs, word_pairs
-from attlas.analysis.words import prompts
+from attlas.analysis.words import Span, prompts
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["MEASURES", "RELEASED_OVERLAP", "by_relation", "overlap_of", "overlaps"]
+__all__ = ["MEASURES", "RELEASED_OVERLAP", "by_relation", "overlap_of", "overlaps", "overlaps_of"]
 
 MEASURES = ("iou", "iod", "ioh")
 
@@ -124,12 +124,43 @@ def overlaps(
     words = [distinct_words(row) for row in found]
     if unrelated:
         found = [row + unrelated_pairs(row, own) for row, own in zip(found, words, strict=True)]
-    most = max((len(row) for row in found), default=0)
-    if most == 0:
+    if not any(found):
         raise InvalidValueError(f"no prompt of {trace.where} has a pair of words")
     maps = span_maps(trace, words, variant=variant, branch=branch, **options)
+    texts = prompts(trace, branch)
+    return overlaps_of(maps, found, words, texts, tau=tau, variant=variant, rule=rule, empty=empty)
+
+
+def overlaps_of(
+    maps: xr.DataArray,
+    found: Sequence[Sequence[Pair]],
+    words: Sequence[Sequence[Sequence[Span]]],
+    texts: Sequence[str],
+    *,
+    tau: float = 0.4,
+    variant: str = "paper",
+    rule: str | None = None,
+    empty: float = math.nan,
+) -> xr.Dataset:
+    """Overlap of pairs among maps that are there already; what `overlaps` returns.
+
+    Parameters
+    ----------
+    maps
+        ``(run, word, query_y, query_x)``, from `attlas.analysis.span_maps.span_maps` of `words` with the same
+        `variant`.
+    found
+        Pairs of each run, from `attlas.analysis.word_pairs.word_pairs`.
+    words
+        Spans of each run's words; every word of a pair is among them.
+    texts
+        Prompts.
+    tau, variant, rule, empty
+        As in `overlaps`.
+    """
     check_picture(maps, "the overlap of two words")
     high = hard(maps, tau, variant=variant, rule=rule)
+    most = max(len(row) for row in found)
     places = np.full((2, len(found), most), -1)
     for run, (row, own) in enumerate(zip(found, words, strict=True)):
         for pair, (*ends, _) in enumerate(row):
@@ -138,8 +169,9 @@ def overlaps(
     made = overlap_of(heads, dependents, empty=empty)
     known = xr.DataArray((places >= 0).all(0), dims=("run", "pair"))
     made = made.where(known).drop_vars([name for name in made.coords if name != "run"])
-    made = made.assign_coords(_labels(trace, found, most, branch))
-    return made.assign_attrs(threshold=high.attrs["threshold"], variant=variant)
+    return made.assign_coords(_labels(texts, found, most)).assign_attrs(
+        threshold=high.attrs["threshold"], variant=variant
+    )
 
 
 def by_relation(table: xr.Dataset) -> xr.Dataset:
@@ -207,8 +239,7 @@ def _named(made: xr.DataArray) -> xr.Dataset:
     )
 
 
-def _labels(trace: Trace, found: Sequence[Sequence[Pair]], most: int, branch: str) -> dict[str, Any]:
-    texts = prompts(trace, branch)
+def _labels(texts: Sequence[str], found: Sequence[Sequence[Pair]], most: int) -> dict[str, Any]:
     columns: dict[str, NDArray[Any]] = {
         name: np.full((len(found), most), "", dtype=object) for name in ("head", "dependent", "relation")
     }

@@ -30,7 +30,7 @@ RECIPES: dict[str, str] = {
     "i2am-table4": f"{_HERE}.i2am_lambda:table4",
     "i2am-table2": f"{_HERE}.debugging:table2",
     "daam-fig1": f"{_HERE}.daam:fig1",
-    "daam-fig4": f"{_HERE}.daam:fig4",
+    "daam-fig4": f"{_HERE}.daam_pairs:fig4",
     "daam-fig5": f"{_HERE}.daam_speech:fig5",
     "daam-table1": f"{_HERE}.daam_table:table1",
     "selective-curve": f"{_HERE}.selective:selective_curve",

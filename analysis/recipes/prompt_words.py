@@ -12,7 +12,16 @@ from attlas.analysis.speech import Parser, Tagger, lexicon_tagger, spacy_parser,
 from attlas.analysis.trace import Trace
 from attlas.analysis.words import Span, has_word, prompts
 
-__all__ = ["DEMO_WORDS", "chosen_parser", "chosen_tagger", "missing_nouns", "phrases", "picture_of", "word_panels"]
+__all__ = [
+    "DEMO_WORDS",
+    "chosen_parser",
+    "chosen_tagger",
+    "missing_nouns",
+    "phrases",
+    "picture_of",
+    "whole_runs",
+    "word_panels",
+]
 
 DEMO_WORDS = {
     "a": "DET",
@@ -84,6 +93,21 @@ def missing_nouns(trace: Trace) -> dict[str, list[str]]:
             if empty and has_word(text, noun):
                 found[run].append(noun)
     return found
+
+
+def whole_runs(trace: Trace) -> Trace:
+    """Trace of the runs of which several objects were asked and all were drawn; all runs where there is none."""
+    masks = {
+        str(name): array for name, array in trace.annotations.items() if array.dtype == np.int8 and array.ndim == 3
+    }
+    drawn = {name: (array > 0).any(("image_y", "image_x")).values for name, array in masks.items()}
+    missing = missing_nouns(trace)
+    full = [
+        run
+        for place, run in enumerate(trace.run_ids)
+        if sum(bool(own[place]) for own in drawn.values()) > 1 and not missing[run]
+    ]
+    return trace.sel(full) if full else trace
 
 
 def _is_demo(trace: Trace) -> bool:
