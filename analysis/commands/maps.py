@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["map_"]
 
 MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
+WORD_OPTIONS = ("occurrence", "chunk", "merge", "normalize")
 
 
 @click.command(name="map")
@@ -37,16 +38,25 @@ MAPS = ("ulam", "tlam", "hlam", "llam", "sram", "reverse-sram", "daam")
 @click.option("--kind", help="text, image, self or joint.")
 @click.option("--branch", help="Guidance branch.  [default: cond]")
 @click.option("--layers", multiple=True, help="Layer path, part of one, shell pattern, or grid; may be given again.")
-@click.option("--heads", help="Numbers such as 0,3, or layer:head pairs.")
+@click.option("--heads", help="Numbers such as 0,3, or layer:head pairs, or top:K (daam).")
 @click.option("--steps", help="Sampler steps such as 0,1,2 or 0:10.")
 @click.option("--groups", type=int, help="Groups of calls (tlam).")
 @click.option("--grid", help="Grid of the map, such as 64x64.")
 @click.option("--resample", type=click.Choice(("nearest", "bilinear", "bicubic", "area")))
 @click.option("--conserve", type=click.Choice(("intensity", "mass")))
 @click.option("--variant", type=click.Choice(("paper", "released")), help="DAAM as printed or as released.")
+@click.option("--occurrence", type=int, help="Which occurrence of the word, from 0 (daam).  [default: all]")
+@click.option("--chunk", type=int, help="Which text encoder's or chunk's tokens, from 0 (daam).  [default: all]")
+@click.option("--merge", type=click.Choice(("mean", "sum", "max")), help="How a word's tokens become one map (daam).")
+@click.option("--normalize", is_flag=True, default=None, help="Share of what all words get (daam).")
+@click.option("--open-vocabulary", is_flag=True, help="Ask for a word of the store's vocabulary, in the prompt or not.")
+@click.option("--text", help="Text of the vocabulary in which the word stands (with --open-vocabulary).")
+@click.option("--over", type=click.Choice(("alone", "prompt")), help="What an open vocabulary's softmax runs over.")
 @sink_options
 @click.option("--threshold", "tau", type=float, help="Show only what is above it in the PNG.")
-@click.option("--rule", type=click.Choice(("minmax", "max", "percentile")), default="minmax", show_default=True)
+@click.option(
+    "--rule", type=click.Choice(("minmax", "max", "percentile", "absolute")), default="minmax", show_default=True
+)
 @click.option("--out", type=click.Path(dir_okay=False), help="FILE.png over the picture; FILE.nc or .parquet.")
 @click.option("--json", "as_json", is_flag=True, help="Print the map's numbers as JSON.")
 def map_(store: str, name: str, **given: Any) -> None:
@@ -54,7 +64,11 @@ def map_(store: str, name: str, **given: Any) -> None:
 
     \b
     attlas map cats.zarr --map daam --word cat --out cat.png
+    attlas map cats.zarr --map daam --word dog --open-vocabulary --out dog.png
     attlas map dress.zarr --map sram --patch 12,7 --layers 32x32 --out sram.png
+
+    \b
+    --heads top:10 takes the 10 heads (top:0.2: the fifth of them) whose maps of the word agree best with all heads'.
     """
     from attlas.analysis import open_trace
     from attlas.analysis.pictures import SUFFIXES, one_frame, save_map
@@ -90,20 +104,25 @@ def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray"
     options |= {} if given["picture"] is None else {"picture": given["picture"]}
     options |= {"layers": list(given["layers"])} if given["layers"] else {}
     options |= {"sinks": given["sinks"]} if given["sinks"] else {}
-    options |= {"heads": _heads(given["heads"])} if given["heads"] else {}
+    best = (given["heads"] or "").startswith("top:")
+    options |= {"heads": _heads(given["heads"])} if given["heads"] and not best else {}
     options |= {"steps": _steps(given["steps"])} if given["steps"] else {}
     for option, users in (
         ("word", ("daam",)),
         ("patch", ("sram", "reverse-sram")),
         ("groups", ("tlam",)),
         ("variant", ("daam",)),
+        ("text", ("daam",)),
+        ("over", ("daam",)),
+        *((option, ("daam",)) for option in WORD_OPTIONS),
     ):
         if given[option] is not None and name not in users:
             raise InvalidValueError(f"--{option} belongs to {' and '.join(users)}, not to {name}")
+    for option, used in (("--heads top:", best), ("--open-vocabulary", given["open_vocabulary"])):
+        if used and name != "daam":
+            raise InvalidValueError(f"{option} belongs to daam, not to {name}")
     if name == "daam":
-        if not given["word"]:
-            raise InvalidValueError("daam needs --word")
-        return maps.daam(trace, given["word"], **options, **({"variant": given["variant"]} if given["variant"] else {}))
+        return _daam(trace, given, options, best)
     if name in ("sram", "reverse-sram"):
         if not given["patch"]:
             raise InvalidValueError(f"{name} needs --patch row,column")
@@ -112,6 +131,30 @@ def _compute(trace: "Trace", name: str, given: dict[str, Any]) -> "xr.DataArray"
     if name == "tlam":
         return maps.tlam(trace, given["direction"], given["groups"], **options)
     return {"ulam": maps.ulam, "hlam": maps.hlam, "llam": maps.llam}[name](trace, given["direction"], **options)
+
+
+def _daam(trace: "Trace", given: dict[str, Any], options: dict[str, Any], best: bool) -> "xr.DataArray":
+    from attlas.analysis import heads, maps
+
+    if not given["word"]:
+        raise InvalidValueError("daam needs --word")
+    if (given["text"] or given["over"]) and not given["open_vocabulary"]:
+        raise InvalidValueError("--text and --over go with --open-vocabulary")
+    options |= {"open_vocabulary": given["text"] or True} if given["open_vocabulary"] else {}
+    options |= {key: given[key] for key in ("variant", "over") if given[key]}
+    options |= {key: given[key] for key in WORD_OPTIONS if given[key] is not None}
+    if best:
+        of_heads = maps.daam(trace, given["word"], keep=("layer", "head"), **{**options, "variant": "released"})
+        options["heads"] = heads.select(heads.agreement(of_heads.rename(run="sample")), top=_count(given["heads"]))
+    return maps.daam(trace, given["word"], **options)
+
+
+def _count(text: str) -> float:
+    number = text.removeprefix("top:")
+    try:
+        return int(number) if number.isdecimal() else float(number)
+    except ValueError as err:
+        raise InvalidValueError(f"--heads {text!r}; a number of heads or a fraction of them is needed") from err
 
 
 def _registered(trace: "Trace", text: str, given: dict[str, Any]) -> "xr.DataArray":
@@ -135,7 +178,8 @@ def _registered(trace: "Trace", text: str, given: dict[str, Any]) -> "xr.DataArr
     (spec,) = read_specs((text, told), maps=True)
     made = spec.function(trace, **spec.options)
     canonical(made, spec, trace)
-    return made.assign_attrs({"long_name": spec.meaning or name, "units": spec.units, **made.attrs})
+    labelled = made.transpose("run", ...).assign_coords(run=list(trace.run_ids))
+    return labelled.assign_attrs({"long_name": spec.meaning or name, "units": spec.units, **made.attrs})
 
 
 def _patch(trace: "Trace", name: str, given: dict[str, Any]) -> tuple[int, ...]:
