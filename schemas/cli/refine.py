@@ -4,13 +4,15 @@ Neither of the two may import the other; this names both, and is where they meet
 """
 
 import importlib
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from attlas.schemas.errors import InvalidValueError
+from attlas.schemas.errors import InvalidValueError, StoreExistsError
 
 __all__ = ["refine"]
 
@@ -39,7 +41,7 @@ def refine(
     """Fine-tune the try-on demo with I2AM's losses on its attention (eq. 22).
 
     Writes OUT/refined.safetensors, or OUT/control.safetensors with --control. The shipped weights were made by this
-    command. Given again, it goes on where it stopped; another setting needs another folder.
+    command. Given again, it goes on where it stopped; other settings need another folder.
     """
     weights = {"dcml": dcml, "tv": tv, "cwg": cwg}
     for name, weight in weights.items():
@@ -49,8 +51,26 @@ def refine(
     importlib.import_module("torch").set_num_threads(threads)
     plan = refining.Plan(**{name: n for name, n in (("steps", steps), ("scenes", scenes)) if n is not None})
     name = "control" if control else "refined"
+    _claim(out, name, {"plan": asdict(plan), "seed": seed, "weights": None if control else weights})
     path = refining.refine(out, None if control else attention_losses(weights), name=name, plan=plan, seed=seed)
     click.echo(f"Weights    {path}")
+
+
+def _claim(out: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Write down what the folder's training is made with; refuse a folder that has checkpoints of other settings."""
+    path = out / f"{name}.json"
+    wanted = json.loads(json.dumps(settings))
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != wanted:
+            differing = [key for key in wanted if found.get(key) != wanted[key]]
+            raise StoreExistsError(
+                f"{out} holds a training with other settings ({', '.join(differing)}; see {path}); give the same, or "
+                "another --out"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
 
 def attention_losses(weights: Mapping[str, float]) -> Any:

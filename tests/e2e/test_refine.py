@@ -13,7 +13,7 @@ from attlas.analysis.diagnostics import cwg, dcml, tv
 from attlas.recorder.demo.tryon.refining import ALIGNED
 from attlas.schemas.cli.group import attlas
 from attlas.schemas.cli.refine import attention_losses
-from attlas.schemas.errors import InvalidValueError
+from attlas.schemas.errors import InvalidValueError, StoreExistsError
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,8 @@ def test_the_command_trains_and_says_where_the_weights_are(tmp_path):
     done = CliRunner().invoke(attlas, [*short, "--control"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "control.safetensors").exists()
+    with pytest.raises(StoreExistsError, match=r"holds a training with other settings \(weights; see .*refined.json"):
+        CliRunner().invoke(attlas, [*short, "--cwg", "7"], catch_exceptions=False)
 
 
 def test_a_negative_weight_is_refused_before_any_work(tmp_path):
