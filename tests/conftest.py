@@ -12,3 +12,15 @@ settings.register_profile(
     "attlas", max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("attlas")
+
+LONG = ("slow", "browser")
+
+
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, then those of many: what is begun last must not be long for one worker alone."""
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    long = {path: any(item.get_closest_marker(name) for item in own for name in LONG) for path, own in files.items()}
+    cost = {path: (long[path], len(own)) for path, own in files.items()}
+    items.sort(key=lambda item: cost[item.path], reverse=True)
