@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +144,13 @@ def test_info(store):
         (["--map", "sram"], "sram needs --patch"),
         (["--map", "sram", "--patch", "1;2"], "--patch '1;2'; whole numbers joined by commas"),
         (["--map", "ulam", "--word", "disc"], "--word belongs to daam, not to ulam"),
+        (["--map", "ulam", "--heads", "top:2"], "--heads top: belongs to daam, not to ulam"),
+        (["--map", "ulam", "--open-vocabulary"], "--open-vocabulary belongs to daam, not to ulam"),
+        (["--map", "daam", "--word", "disc", "--heads", "top:x"], "--heads 'top:x'; a number of heads or a fraction"),
+        (["--map", "daam", "--word", "disc", "--over", "alone"], "--text and --over go with --open-vocabulary"),
         (["--map", "hlam", "--groups", "3"], "--groups belongs to tlam, not to hlam"),
         (["--map", "ulam", "--run", "0007"], "unknown run '0007'"),
-        (["--map", "ulam", "--out", "map.jpg"], "map.jpg: the suffix chooses the format; .png or .nc"),
+        (["--map", "ulam", "--out", "map.jpg"], "map.jpg: the suffix chooses the format; .png, .nc or .parquet"),
         (["--map", "ulam", "--direction", "g2r", "--kind", "text", "--out", "map.png"], "a map of tokens has no place"),
     ],
 )
@@ -154,6 +159,29 @@ def test_wrong_arguments(store, tmp_path, monkeypatch, arguments, message):
     with pytest.raises((InvalidValueError, UnknownNameError), match=message):
         CliRunner().invoke(map_, [store, *arguments], catch_exceptions=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_heads_that_agree_best(store):
+    options = ["--map", "daam", "--word", "disc", "--json"]
+    every, half, one = (
+        json.loads(run(map_, store, *options, *more))["attributes"]["heads"]
+        for more in ([], ["--heads", "top:0.5"], ["--heads", "top:1"])
+    )
+    assert every == "all"
+    assert (half.count(":"), one.count(":")) == (2, 1)
+    assert one in half
+
+
+def test_a_word_of_the_vocabulary(tools, tmp_path):
+    leaf = replace(tools.leaf_of("text", (4, 4), keys=6), features=5)
+    store, _ = tools.make_store((leaf,), runs=1, prompts=["a cat"], path=tmp_path / "words.zarr")
+    tools.add_vocabulary(store, {"dog": ["dog"], "a red dog": ["a", "red", "dog"]})
+    options = ["--map", "daam", "--word", "dog", "--open-vocabulary", "--json"]
+    alone = json.loads(run(map_, str(store.path), *options))
+    within = json.loads(run(map_, str(store.path), *options, "--text", "a red dog", "--over", "prompt"))
+    assert (alone["attributes"]["vocabulary"], alone["attributes"]["softmax_over"]) == ("dog", "alone")
+    assert (within["attributes"]["vocabulary"], within["attributes"]["softmax_over"]) == ("a red dog", "prompt")
+    assert alone["maps"][0]["max"] != within["maps"][0]["max"]
 
 
 def test_nothing_to_show(tools, tmp_path):
