@@ -1,0 +1,57 @@
+"""Survey a store from its full arrays, and print as JSON the time that it took and the memory at its peak.
+
+Run as a program, because the peak of a process is that of its whole life: ``python tests/benchmarks/survey_store.py
+FOLDER WORKERS [RUNS]``. 0 workers: this process, with one thread. Else so many Dask worker processes of one thread.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import dask
+import torch
+
+from attlas.analysis import open_trace, survey
+
+QUESTIONS = [f"ulam:direction={direction},kind=image,source=full" for direction in ("g2r", "r2g")]
+
+
+def peak(who: int = resource.RUSAGE_SELF) -> float:
+    """MiB of resident memory at the peak (Linux counts KiB, macOS bytes)."""
+    return resource.getrusage(who).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20)
+
+
+def main(path: str, workers: int, runs: int | None = None) -> None:
+    torch.set_num_threads(1)
+    trace = open_trace(path)
+    trace = trace if runs is None else trace.isel(range(runs))
+    leaves = [leaf for leaf in trace.leaves.values() if leaf.kind == "image"]
+    one = sum(len(leaf.layers) * leaf.heads * leaf.queries * leaf.keys for leaf in leaves) * trace.store.calls
+    options = {"maps": QUESTIONS, "cache": False, "progress": False, "block": 2}
+    if workers:
+        from distributed import Client, LocalCluster
+
+        dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
+        with (
+            LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
+            Client(cluster) as client,
+        ):
+            client.run(torch.set_num_threads, 1)
+            started = time.monotonic()
+            survey(trace, **options, client=client)
+            seconds = time.monotonic() - started
+            peaks = [peak(), *client.run(peak).values()]
+    else:
+        with dask.config.set(scheduler="synchronous"):
+            started = time.monotonic()
+            survey(trace, **options)
+            seconds = time.monotonic() - started
+        peaks = [peak()]
+    cpu = time.process_time()
+    found = {"runs": len(trace.rows), "elements": one * len(trace.rows), "seconds": seconds, "cpu": cpu, "peaks": peaks}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *(int(number) for number in sys.argv[3:]))
