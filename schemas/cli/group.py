@@ -18,6 +18,7 @@ COMMANDS = {
     "info": ("attlas.analysis.commands.contents:info", "Say what a store holds."),
     "validate": ("attlas.schemas.cli.validate:validate", "List every problem of a store."),
     "map": ("attlas.analysis.commands.maps:map_", "Compute one map of one run as a picture or NetCDF."),
+    "sinks": ("attlas.analysis.commands.sinks:sinks", "Say which keys draw attention whatever they show."),
     "score": ("attlas.analysis.commands.scores:score", "Score the maps of a store against its annotations."),
     "recipe": ("attlas.analysis.commands.recipe:recipe", "Make the tables and figures of the papers from stores."),
     "survey": ("attlas.analysis.commands.survey:survey", "Statistics over all runs of stores, with intervals."),

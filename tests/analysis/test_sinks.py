@@ -1,11 +1,17 @@
 """Key importance, its peak and the report of sinks, against numpy on Q and K; the summary is all that is read."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from attlas.analysis import open_trace, sinks
 from attlas.analysis.reading import ShardReader
 from attlas.analysis.registry import statistic_of
+from attlas.schemas import simulate_store
+from attlas.schemas.cli.group import attlas
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
 GRID = (4, 4)
@@ -222,7 +228,6 @@ def test_classes_of_patches(planted, tools):
 def test_the_first_frame_of_a_video():
     from attlas.analysis.selection import pick_parts
     from attlas.analysis.sink_report import key_classes
-    from attlas.schemas import simulate_store
 
     trace = open_trace(simulate_store(runs=1, kinds=("self",), frames=2))
     (part,) = pick_parts(trace, "self", None, None)
@@ -264,3 +269,17 @@ def test_layers_of_other_keys_do_not_mix(mixed):
     with pytest.raises(InvalidValueError, match="choose layers="):
         sinks.peak_ratio(mixed.trace, kind="self", keep="head")
     assert sinks.peak_ratio(mixed.trace, kind="self").sizes["layer"] == 2
+
+
+def test_the_command(tmp_path):
+    path, out = str(tmp_path / "a.zarr"), tmp_path / "sinks.parquet"
+    simulate_store(path, kinds=("text",), runs=2)
+    asked = ["sinks", path, "--rule", "special", "--out", str(out)]
+    run = CliRunner().invoke(attlas, asked, catch_exceptions=False)
+    made = sinks.report(open_trace(path), "special")
+    assert run.output == f"{made}\n"
+    pd.testing.assert_frame_equal(pd.read_parquet(out), made.to_frame())
+    told = CliRunner().invoke(attlas, [*asked[:4], "--json"], catch_exceptions=False)
+    assert json.loads(told.output) == made.to_json()
+    wrong = CliRunner().invoke(attlas, ["sinks", path, "--out", "a.png"])
+    assert "FILE.parquet or FILE.csv is accepted" in str(wrong.exception)
