@@ -50,9 +50,10 @@ def selective_misinterpretation(
     concepts = {noun: noun for noun in nouns}
     drawn = _drawn(trace, nouns)
     chosen = _relevant(trace, concepts, fraction)
+    agreeing = _agreeing(trace, nouns, fraction)
     sets = {"all heads": None, **chosen}
     reports = {
-        name: heads.misinterpretation(trace, concepts, heads=weights, tau=tau).compute()
+        name: heads.misinterpretation(trace, concepts, heads=weights, region_heads=agreeing, tau=tau).compute()
         for name, weights in bar(sets.items(), "selective-misinterpretation", progress, "set of heads")
     }
     rows = [row for name, report in reports.items() for row in _rows(name, report, drawn)]
@@ -71,10 +72,17 @@ def selective_misinterpretation(
             Table("what heads answer at the place of a noun, by what was drawn", columns, rows),
             _lowest(found, ranked[:10], drawn),
         ],
-        {"lowest and highest margins": _draw(trace, found, [*ranked[:shown], *ranked[-shown:]], drawn, chosen, nouns)},
+        {
+            "lowest and highest margins": _draw(
+                trace, found, [*ranked[:shown], *ranked[-shown:]], drawn, agreeing, nouns
+            )
+        },
         notes,
         settings_of(
-            [trace], found["concept_share"], place=f"map >= {tau:g} of its maximum", fraction=fraction, baseline="yes"
+            [trace],
+            found["concept_share"],
+            place=f"map of the {fraction:.0%} of heads that agree best, >= {tau:g} of its maximum",
+            baseline="mean and spread of each head's share over all words and runs",
         ),
     )
 
@@ -101,6 +109,17 @@ def _relevant(trace: Trace, concepts: dict[str, str], fraction: float) -> dict[s
         own = [heads.select(scores, noun, top=fraction).drop_attrs() for noun in concepts]
         made[f"top {fraction:.0%} by {name}"] = xr.concat(own, "word").assign_coords(word=list(concepts))
     return made
+
+
+def _agreeing(trace: Trace, nouns: Sequence[str], fraction: float) -> xr.DataArray:
+    """Heads whose maps of the nouns agree best with all heads' maps."""
+    samples = [
+        (run, noun)
+        for run, text in zip(trace.run_ids, prompts(trace), strict=True)
+        for noun in nouns
+        if spans(text, noun)
+    ]
+    return heads.select(heads.agreement(heads.head_maps(trace, samples)), top=fraction)
 
 
 def _margin(report: xr.Dataset, place: Place) -> float:
@@ -156,13 +175,12 @@ def _draw(
     report: xr.Dataset,
     places: Sequence[Place],
     drawn: dict[Place, bool],
-    chosen: dict[str, xr.DataArray],
+    weights: xr.DataArray,
     nouns: Sequence[str],
 ) -> "Figure":
-    """Picture, map of all heads, map of the relevant ones, and what the heads answer; a row for each word."""
+    """Picture, map of all heads, map that gives the place, and what the heads answer; a row for each word."""
     from matplotlib.figure import Figure
 
-    name, weights = list(chosen.items())[-1]
     with drawing():
         figure = Figure(figsize=(4.9, 0.98 * len(places) + 0.35), layout="constrained")
         axes = figure.subplots(len(places), 4, squeeze=False, width_ratios=(1, 1, 1, 1.5))
@@ -175,7 +193,7 @@ def _draw(
                 Panel(picture, daam(own, word, **options).isel(run=0).values, smooth=True),
                 Panel(
                     picture,
-                    daam(own, word, heads=weights.sel(word=word, drop=True), **options).isel(run=0).values,
+                    daam(own, word, heads=weights, **options).isel(run=0).values,
                     True,
                 ),
             ]
@@ -195,7 +213,7 @@ def _draw(
             if row < len(places) - 1:
                 axes[row, 3].set_xticklabels([])
         axes[-1, 3].set_xlabel("share of heads that answer")
-        titles = ("generated", "all heads", name.replace(" by ", "\nby "), "answers at the word's place")
+        titles = ("generated", "all heads", "heads that\nagree", "answers at the word's place")
         for axis, title in zip(axes[0], titles, strict=True):
             axis.set_title(title)
     return figure
