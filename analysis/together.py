@@ -183,18 +183,24 @@ def _one_pass(group: Mapping[str, Note]) -> dict[str, da.Array]:
     """Arrays by the names of the layers whose place they take, all from one pass."""
     readings = [reading for reading, _, _ in group.values()]
     whole = readings[0].cover(readings[1:])
-    answers = means_of(whole, [mean for _, mean, _ in group.values()])
+    data, sizes = _blocks(whole, [mean for _, mean, _ in group.values()])
+    ends = np.cumsum(sizes).tolist()
     made = {}
-    for (name, (reading, _, chunks)), answer in zip(group.items(), answers, strict=True):
-        part = answer
-        for axis, places in reading.inside(whole).items():
-            part = da.take(part, places, axis=DIMS.index(axis))
-        made[name] = part.rechunk(chunks).map_blocks(_same, name=name, dtype=part.dtype, meta=np.empty((0,) * 6, "f4"))
+    for (name, (reading, _, chunks)), end, size in zip(group.items(), ends, sizes, strict=True):
+        options = {"name": name, "dtype": np.float32, "meta": np.empty((0,) * data.ndim, np.float32)}
+        own, first = data, end - size
+        inside = reading.inside(whole)
+        if inside or data.chunks[:-1] != chunks[:-1]:
+            own, first = data[..., end - size : end], 0
+            for axis, places in inside.items():
+                own = da.take(own, places, axis=DIMS.index(axis))
+            own = own.rechunk(chunks)
+        made[name] = own.map_blocks(_cut, first, first + size, chunks=chunks, **options)
     return made
 
 
-def _same(block: Any) -> Any:
-    return block
+def _cut(block: Any, first: int, last: int) -> Any:
+    return block[..., first:last]
 
 
 def _cover(choices: Sequence[Sequence[int] | None]) -> tuple[int, ...] | None:
