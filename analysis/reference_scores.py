@@ -81,6 +81,8 @@ def score_reference(
     title = f"reference maps of {trace.where}"
     settings: dict[str, Any] = {"runs": len(trace.rows), "layers": finest, "threshold": TAU, "penalty": PENALTY}
     settings |= {} if rule is None else {"sinks": f"left out: {rule}"}
+    if any(part.leaf.keys == 1 and not part.leaf.partial for part in pick_parts(trace, kind, None, None)):
+        settings["inert"] = "one key, whose attention is 1 everywhere: W_q and W_k never act on the picture"
     return ScoreTable(title, {score.name: score for score in scores}, settings, tuple(left_out))
 
 
@@ -278,12 +280,16 @@ def noted_mask(trace: Trace, name: str) -> xr.DataArray:
 
 def _consistency(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -> list[Score]:
     garment, reference = noted_mask(trace, "garment"), noted_mask(trace, "reference_garment")
+    patches = pick_parts(trace, kind, layers, None)[0].leaf.segment_grid(_part(kind).segment) is not None
+    over, keys = ("object", "the reference object's patches") if patches else ("all", "all keys")
     scores = []
     for name, chosen, words in (("finest", layers, f"layers {layers}"), ("all", None, "all layers")):
-        soft = object_map(trace, "r2g", kind=kind, layers=chosen, sinks=sinks).compute()
-        meaning = f"R2G over the reference object's patches, {words}"
+        soft = object_map(trace, "r2g", kind=kind, layers=chosen, over=over, sinks=sinks).compute()
+        meaning = f"R2G over {keys}, {words}"
         scores.append(_run_score(f"r2g_imacs_{name}", imacs(soft, garment, penalty=PENALTY), f"IMACS, {meaning}"))
         scores.append(_run_score(f"r2g_iou_{name}", iou(soft, garment), f"IoU, {meaning}"))
+    if not patches:
+        return scores  # keys that are no patches have no place on the reference
     soft = object_map(trace, "g2r", kind=kind, layers=layers, sinks=sinks).compute()
     meaning = f"IMACS, G2R of the object's queries, layers {layers}"
     scores.append(_run_score("g2r_imacs_finest", imacs(soft, reference, penalty=PENALTY), meaning))

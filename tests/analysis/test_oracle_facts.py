@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attlas.analysis import maps, metrics, open_trace
+from attlas.analysis import InertAttentionWarning, maps, metrics, open_trace
+from attlas.analysis.reference_scores import score_reference
 from attlas.schemas import Leaf, simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError
 
@@ -155,3 +156,19 @@ def test_a_summary_cannot_tell_a_patch_of_the_reference():
     ):
         with pytest.raises(NotRecordedError, match=r"summaries only.*detail=.full."):
             ask()
+
+
+def test_scores_of_a_model_with_one_key_say_so(tools):
+    leaf = Leaf("image", (4, 4), 2, 4, ("blocks.0.attn",), 1, ("cls",), (-1,), (-1,), encoding="factors")
+    mask = np.zeros((16, 16), np.int8)
+    mask[4:9, 4:9] = 1
+    given = {"garment": mask, "reference_garment": mask}
+    trace = open_trace(tools.make_store((leaf,), annotations=lambda _: given)[0])
+    with pytest.warns(InertAttentionWarning, match="W_q and W_k never act"):
+        table = score_reference(trace)
+    assert set(table.scores) == {f"r2g_{metric}_{where}" for metric in ("imacs", "iou") for where in ("finest", "all")}
+    assert "W_q and W_k never act" in str(table)
+    assert any("are no patches" in reason for reason in table.left_out)
+    with pytest.warns(InertAttentionWarning):
+        soft = maps.transform(maps.ulam(trace, "r2g"), (16, 16))
+    assert table["r2g_imacs_all"].value == pytest.approx(float(metrics.imacs(soft, mask).mean()), abs=1e-5)
