@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attlas.schemas.errors import InvalidValueError, NotRecordedError
+from attlas.schemas.errors import AttlasError, InvalidValueError, NotRecordedError
 
 if TYPE_CHECKING:
     from attlas.analysis.recipes import Recipe
@@ -82,14 +82,14 @@ def _run_all(stores: tuple[str, ...], out: Path | None, options: tuple[str, ...]
             bar.set_postfix_str(own.name)
             try:
                 made = own(_traces(own, stores), progress=False)
-            except NotRecordedError as err:
-                missed.append(str(err))
+            except AttlasError as err:
+                missed.append(f"{own.name}: {err}")
                 continue
             tqdm.write(f"{made}\n")
             if out is not None:
                 tqdm.write(f"wrote {made.save(out, dpi=dpi)}\n")
     if missed:
-        raise NotRecordedError("not run:\n" + "\n".join(missed))
+        raise AttlasError(f"{len(missed)} recipes not run\n" + "\n".join(missed))
 
 
 def _traces(own: "Recipe", stores: tuple[str, ...]) -> "list[Trace]":

@@ -46,8 +46,8 @@ STYLE: dict[str, Any] = {
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 BLUE, RED = "#00a2ff", "#ff2a2a"
 OWN_SCALE = "attention, each map min-max normalised (1)"
-DETAIL = 512
-"""Pixels along the longer side of a panel before it is printed."""
+DETAIL = 320
+"""Pixels along the longer side of a panel before it is printed: a panel of an inch at 300 dpi."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def painted(panel: Panel) -> NDArray[np.uint8]:
     scaled = (np.asarray(panel.values, np.float32) - low) / (high - low if high > low else 1)
     large = resample_values(scaled, shape, "bilinear" if panel.smooth else "nearest")
     large = np.nan_to_num(large.clip(0, 1))
-    heat = colour(large)
+    heat = colour(np.linspace(0, 1, 256))[(255 * large).round().astype(np.uint8)]
     if pixels is None:
         return heat.round().astype(np.uint8)
     grey = pixels.mean(-1, keepdims=True)

@@ -29,7 +29,7 @@ from attlas.analysis.recipes.reference import (
     planes,
     reference_options,
 )
-from attlas.analysis.recipes.settings import label_of, settings_of
+from attlas.analysis.recipes.settings import labels_of, settings_of
 from attlas.analysis.trace import Trace
 
 __all__ = ["PAPER_DETECTORS", "detection_maps", "detection_settings", "table1", "truth"]
@@ -62,12 +62,12 @@ def table1(
     trace = traces[0]
     picture, true = truth(trace)
     rows: list[tuple[Any, ...]] = []
-    for own in bar(traces, "i2am-table1", progress, "store"):
+    for label, own in bar(list(zip(labels_of(traces), traces, strict=True)), "i2am-table1", progress, "store"):
         plane, known = truth(own)
         for name, values in detection_maps(own).items():
             for invert in (False, True):
                 found = boxes(values, plane, delta, invert=invert).compute()
-                rows.append(_row(f"{label_of(own)}: {name}{', inverted' if invert else ''}", found, known))
+                rows.append(_row(f"{label}: {name}{', inverted' if invert else ''}", found, known))
     whole = overall(true, picture)
     rows += [
         ("Ours, in the paper", None, None, 0.2416, "Paint-by-Example on COCO; not run here"),
@@ -82,8 +82,8 @@ def table1(
         {"boxes found (red) and true (blue) over ULAM (R2G)": _draw(first_runs(trace, samples), delta)},
         [
             (
-                "Not comparable: the paper runs Paint-by-Example on COCO, whose maps of one key show weights that never "
-                "act (i2am-fig16), and scores against boxes 'adjusted' in a way that was not published."
+                "Not comparable: the paper runs Paint-by-Example on COCO, whose maps of one key are of weights that "
+                "never act (i2am-fig16), and scores against boxes 'adjusted' in a way that was not published."
             ),
             (
                 "The paper's definition is 'decoder, all keys'; its released code inverts the map (1 minus it), which "

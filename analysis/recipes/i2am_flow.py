@@ -25,7 +25,7 @@ from attlas.analysis.recipes.reference import (
     soft_map,
     well_spread,
 )
-from attlas.analysis.recipes.settings import label_of, settings_of
+from attlas.analysis.recipes.settings import labels_of, settings_of
 from attlas.analysis.reference_scores import sram_peaks
 from attlas.analysis.trace import Trace
 
@@ -55,14 +55,18 @@ SHOWN = {"normalise": "minmax", "threshold": "none", "invert": "no"}
 def fig6(
     traces: Sequence[Trace], *, progress: bool = True, samples: int = 3, groups: int = 5, layers: str = "decoder"
 ) -> RecipeResult:
-    """Show TLAM and HLAM (R2G), ULAM in both directions with IMACS, and the mean IMACS of each store."""
+    """Show TLAM and HLAM (R2G), ULAM in both directions with IMACS, and the mean IMACS of each store.
+
+    There are at most as many time groups as calls.
+    """
+    groups = min(groups, traces[0].store.calls)
     rows: list[tuple[Any, ...]] = []
-    for trace in bar(traces, "i2am-fig6", progress, "store"):
+    for label, trace in bar(list(zip(labels_of(traces), traces, strict=True)), "i2am-fig6", progress, "store"):
         for part in (False, True):
             made = _ulams(trace, part, layers)
             over = [mean_of(imacs_of(made[name], mask)) for name, mask in zip("gr", _masks(trace), strict=True)]
             overlap = mean_of(iou(soft_map(made["g"], _masks(trace)[0]), _masks(trace)[0]).compute())
-            rows.append((label_of(trace), "garment" if part else "all (the paper)", *over, overlap))
+            rows.append((label, "garment" if part else "all (the paper)", *over, overlap))
     rows += [(f"paper: {name}", "all", *numbers, None) for name, numbers in PAPER_IMACS.items()]
     columns = ("model", "patches averaged over", "IMACS_g", "IMACS_r", "IoU_g")
     shown = first_runs(traces[0], samples)
@@ -106,6 +110,7 @@ def fig7(
 ) -> RecipeResult:
     """Show what is taken (G2R), where it goes (R2G), and for single patches from where: SRAM beside the truth."""
     (trace,) = traces
+    groups = min(groups, trace.store.calls)
     shown = first_runs(trace, samples)
     paths = layers_of(trace)
     kind = reference_options(trace)["kind"]
@@ -147,8 +152,9 @@ def fig8(
     traces: Sequence[Trace], *, progress: bool = True, samples: int = 2, groups: int = 5, layers: str = "decoder"
 ) -> RecipeResult:
     """Show TLAM and HLAM of both directions; the table puts numbers on "stable over time, diverse between heads"."""
+    groups = min(groups, *(trace.store.calls for trace in traces))
     rows: list[tuple[Any, ...]] = []
-    for trace in bar(traces, "i2am-fig8", progress, "store"):
+    for label, trace in bar(list(zip(labels_of(traces), traces, strict=True)), "i2am-fig8", progress, "store"):
         options = {"layers": chosen_layers(trace, layers), **reference_options(trace)}
         for direction in ("g2r", "r2g"):
             over_time = tlam(trace, direction, groups, **options).compute()
@@ -156,7 +162,7 @@ def fig8(
             first, last = over_time.isel(t_group=0), over_time.isel(t_group=-1)
             rows.append(
                 (
-                    label_of(trace),
+                    label,
                     direction,
                     mean_of(_neighbours(over_time)),
                     mean_of(correlation(first, last)),

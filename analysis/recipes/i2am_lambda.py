@@ -13,7 +13,7 @@ from attlas.analysis.picture_metrics import psnr, ssim
 from attlas.analysis.recipes.figures import COLOURS, Line, axes_grid, curves, drawing
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import TAU, bar, chosen_layers, mean_of, reference_options
-from attlas.analysis.recipes.settings import label_of, settings_of
+from attlas.analysis.recipes.settings import labels_of, settings_of
 from attlas.analysis.trace import Trace
 
 __all__ = ["PAPER_TABLE", "slopes", "table4"]
@@ -50,12 +50,12 @@ def table4(
     """Sweep lambda over ours, lay the paper's rows beside, and test both for the straight line that eq. 8 demands."""
     ours: dict[str, dict[float, xr.DataArray]] = {}
     related = []
-    for trace in bar(traces, "i2am-table4", progress, "store"):
+    for label, trace in bar(list(zip(labels_of(traces), traces, strict=True)), "i2am-table4", progress, "store"):
         for name, soft, mask in _soft_maps(trace, layers):
             swept = {penalty: imacs(soft, mask, penalty=penalty).compute() for penalty in lambdas}
-            ours[f"{label_of(trace)}, {name}"] = swept
+            ours[f"{label}, {name}"] = swept
             if name.startswith("g"):
-                related += _related(trace, f"{label_of(trace)}, {name}", swept)
+                related += _related(trace, f"{label}, {name}", swept)
     means = {name: {penalty: mean_of(values) for penalty, values in swept.items()} for name, swept in ours.items()}
     rows = [(name, *swept.values()) for name, swept in means.items()]
     rows += [(f"paper: {name}", *_printed(values, lambdas)) for name, values in PAPER_TABLE.items()]

@@ -23,7 +23,7 @@ from attlas.analysis.recipes.reference import (
     reference_options,
     well_spread,
 )
-from attlas.analysis.recipes.settings import label_of, settings_of
+from attlas.analysis.recipes.settings import labels_of, settings_of
 from attlas.analysis.reference_scores import sram_peaks, true_patches
 from attlas.analysis.score_table import Score
 from attlas.analysis.trace import Trace
@@ -100,13 +100,13 @@ def fig9(
     names = [name.replace("\n", ", ") for name in layer_names(trace, paths)]
     rows: list[tuple[Any, ...]] = []
     lines = {}
-    for own in traces:
+    for label, own in zip(labels_of(traces), traces, strict=True):
         scores = []
         for path, name in zip(bar(paths, "i2am-fig9", progress, "layer"), names, strict=True):
             near, wide, far = _pck(own, path, 1), _pck(own, path, 2), _distance(own, path)
             scores.append(mean_of(near))
-            rows.append((label_of(own), name, scores[-1], mean_of(wide), mean_of(far)))
-        lines[label_of(own)] = _line(names, scores)
+            rows.append((label, name, scores[-1], mean_of(wide), mean_of(far)))
+        lines[label] = _line(names, scores)
     shown = trace.sel(sample) if sample is not None else trace.isel([0])
     with drawing():
         figure, axes = axes_grid(1, cell=(4.6, 2.3))

@@ -10,7 +10,7 @@ import xarray as xr
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["label_of", "settings_of", "shorten"]
+__all__ = ["label_of", "labels_of", "settings_of", "shorten"]
 
 RULES = (
     "direction",
@@ -52,11 +52,28 @@ def settings_of(traces: Sequence[Trace], made: xr.DataArray | None = None, **rul
     'minmax 0.4 soft'
     """
     told: dict[str, Any] = {}
-    for trace in traces:
-        told[f"store {_free(label_of(trace), told)}"] = _source(trace)
+    for name, trace in zip(labels_of(traces), traces, strict=True):
+        told[f"store {name}"] = _source(trace)
     if made is not None:
         told |= {name: shorten(str(made.attrs[name])) for name in RULES if name in made.attrs}
     return told | {name: shorten(str(value)) for name, value in rules.items()}
+
+
+def labels_of(traces: Sequence[Trace]) -> list[str]:
+    """Give the short name of each store, numbered where two have the same.
+
+    Examples
+    --------
+    >>> from attlas.analysis import open_trace
+    >>> from attlas.schemas import simulate_store
+    >>> labels_of([open_trace(simulate_store(runs=1))] * 2)
+    ['simulated', 'simulated #2']
+    """
+    names = [label_of(trace) for trace in traces]
+    return [
+        name if name not in names[:place] else f"{name} #{names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    ]
 
 
 def label_of(trace: Trace) -> str:
@@ -110,9 +127,3 @@ def _values(values: Any) -> str:
     if whole and len(listed) > 2 and listed == list(range(listed[0], listed[-1] + 1)):
         return f"{listed[0]} to {listed[-1]}"
     return shorten(", ".join("none" if value is None else str(value) for value in listed))
-
-
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """`name`, numbered where another store has it too."""
-    count = sum(1 for own in taken if own.removeprefix("store ").partition(" #")[0] == name)
-    return name if not count else f"{name} #{count + 1}"
