@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from attlas.analysis import heads as heads
     from attlas.analysis import maps as maps
     from attlas.analysis import metrics as metrics
+    from attlas.analysis import overlap as overlap
     from attlas.analysis import scores as scores
+    from attlas.analysis import segmentation as segmentation
     from attlas.analysis import sinks as sinks
+    from attlas.analysis import speech as speech
     from attlas.analysis import words as words
     from attlas.analysis.registry import map_function, statistic
     from attlas.analysis.selection import InertAttentionWarning
@@ -30,8 +33,11 @@ __all__ = [
     "maps",
     "metrics",
     "open_trace",
+    "overlap",
     "scores",
+    "segmentation",
     "sinks",
+    "speech",
     "statistic",
     "survey",
     "words",
