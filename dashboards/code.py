@@ -1,41 +1,20 @@
 """A question as a call of `attlas.analysis`: what the page computes, and the Python that it shows, are one thing."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from attlas.analysis import Trace, maps
 from attlas.analysis.words import text_kind, word_keys
+from attlas.dashboards.calls import ALL_GRIDS, Call
 from attlas.dashboards.landing import landing, middle
+from attlas.dashboards.map_calls import map_call, side_of
 from attlas.dashboards.state import BenchState, Question
 
-__all__ = ["ALL_GRIDS", "Call", "call", "python"]
-
-ALL_GRIDS = "all"
-"""Name of the choice that takes layers of every grid together."""
+__all__ = ["ALL_GRIDS", "Call", "asked_side", "call", "python"]
 
 Grid = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One map as a function and its arguments, and as the source that says the same.
-
-    ``setup`` are lines before the call; they may define the names in ``source``.
-    """
-
-    function: Callable[..., xr.DataArray]
-    arguments: Mapping[str, Any]
-    source: str
-    setup: tuple[str, ...] = ()
-
-    def lazy(self, trace: Trace) -> xr.DataArray:
-        """Return the map of the trace's only run, in a video of its middle frame, not computed yet."""
-        made = self.function(trace, **self.arguments)
-        return made.isel(middle(made))
 
 
 def call(question: Question, patch_grid: Grid, trace: Trace, keep: tuple[str, ...] = ()) -> Call:
@@ -59,12 +38,20 @@ def call(question: Question, patch_grid: Grid, trace: Trace, keep: tuple[str, ..
     common: dict[str, Any] = {"keep": keep, "branch": question.branch}
     if question.grid != ALL_GRIDS:
         common["layers"] = question.grid
+    if question.map is not None:
+        return map_call(question, trace, keep)
     if question.word is not None:
         return _word_call(question, trace, common)
     part = landing(trace, question.kind)
     own = {**common, "kind": question.kind, "reduce": "mean", **part.arguments}
     asked_frame = None if question.mode == "reference" and part.on_reference else part.frame
     return _patch_call(question, patch_grid, own, asked_frame, part.frames)
+
+
+def asked_side(question: Question, trace: Trace) -> str:
+    """Picture that the answer to a patch or word lies on, ``generated`` or ``reference``."""
+    on_reference = question.mode == "patch" and landing(trace, question.kind).on_reference
+    return "reference" if on_reference else "generated"
 
 
 def _word_call(question: Question, trace: Trace, common: dict[str, Any]) -> Call:
@@ -129,9 +116,10 @@ def python(state: BenchState, path: str, trace: Trace) -> str:
     made = call(question, state.patch_grid, trace)
     imports = [line for line in made.setup if line.startswith(("import ", "from "))]
     body = [line for line in made.setup if line and line not in imports]
-    on_reference = question.mode == "patch" and landing(trace, question.kind).on_reference
-    picture = f"trace.{'reference' if on_reference else 'images'}.isel(run=0)"
-    place = ", ".join(f"{dim}={index}" for dim, index in middle(made.function(trace, **made.arguments)).items())
+    answer = made.function(trace, **made.arguments)
+    side = side_of(answer) if question.map is not None else asked_side(question, trace)
+    picture = f"trace.{'reference' if side == 'reference' else 'images'}.isel(run=0)"
+    place = ", ".join(f"{dim}={index}" for dim, index in middle(answer).items())
     style = f"colours={state.colours!r}, opacity={state.opacity:g}, threshold={state.threshold:g}"
     lines = [
         *[line for line in imports if line.startswith("import ")],

@@ -10,14 +10,17 @@ __all__ = ["dashboard", "report"]
 @click.command()
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
 @click.option("--port", default=5006, show_default=True, help="Port on localhost; 0 takes a free one.")
+@click.option("--plugin", "plugins", multiple=True, metavar="MODULE|FILE.py", help="Load registered maps from here.")
 @click.option("--open/--no-open", "show", default=True, show_default=True, help="Open the page in the browser.")
-def dashboard(stores: tuple[str, ...], port: int, show: bool) -> None:
+def dashboard(stores: tuple[str, ...], port: int, plugins: tuple[str, ...], show: bool) -> None:
     """Ask the pictures of each STORE questions with the mouse.
 
     STORE is a store or a folder of stores. The page is served to this machine only, until Ctrl-C.
     """
+    from attlas.analysis.plugins import load_plugins
     from attlas.dashboards.serve import serve
 
+    load_plugins(plugins)
     serve(stores, port=port, show=show, announce=lambda url: click.echo(f"dashboard at {url} (Ctrl-C ends it)"))
 
 

@@ -12,9 +12,9 @@ import xarray as xr
 
 from attlas.analysis import Trace, open_trace
 from attlas.analysis.words import text_kind
-from attlas.dashboards.code import ALL_GRIDS, call, python
+from attlas.dashboards.code import ALL_GRIDS, asked_side, call, python
 from attlas.dashboards.labels import layer_order
-from attlas.dashboards.landing import landing
+from attlas.dashboards.map_calls import FAILURES, side_of
 from attlas.dashboards.offering import offer_of
 from attlas.dashboards.shelf import find_stores
 from attlas.dashboards.state import BenchState, Offer, Question
@@ -168,14 +168,15 @@ class Catalogue:
 
     def answer(self, question: Question, patch_grid: tuple[int, int]) -> Answer:
         """Compute the map that answers a question, or recall it."""
-        attention = self._compute(question, patch_grid, ())
+        # A registered map does not depend on the grid of patches.
+        attention = self._compute(question, (1, 1) if question.map is not None else patch_grid, ())
         return Answer(attention, self.side(question))
 
     def side(self, question: Question) -> str:
         """Picture that the answer lies on, ``generated`` or ``reference``."""
-        asks_patch = question.mode == "patch"
-        on_reference = asks_patch and landing(self.trace(question.store), question.kind).on_reference
-        return "reference" if on_reference else "generated"
+        if question.map is not None:
+            return side_of(self._compute(question, (1, 1), ()))
+        return asked_side(question, self.trace(question.store))
 
     def strip(self, question: Question, patch_grid: tuple[int, int], dim: str) -> xr.DataArray:
         """Take an answer apart along ``t`` (at most ten groups of calls), ``head`` or ``layer``; dims (dim, y, x).
@@ -187,9 +188,9 @@ class Catalogue:
         InvalidValueError
             If layers differ in their number of heads, and ``head`` is asked.
         """
-        if dim == "head":
+        if dim == "head" and question.map is None:
             self._check_heads(question)
-        cube = self._cube(question, patch_grid)
+        cube = None if question.map is not None else self._cube(question, patch_grid)
         if cube is None or dim not in cube.dims:
             made = self._compute(question, patch_grid, (dim,))
         else:
@@ -205,7 +206,8 @@ class Catalogue:
     def _compute(self, question: Question, patch_grid: tuple[int, int], keep: tuple[str, ...]) -> xr.DataArray:
         def make() -> tuple[xr.DataArray, int]:
             one = self.trace(question.store, question.run)
-            made = call(question, patch_grid, one, keep).lazy(one).compute()
+            asked = call(question, patch_grid, one, keep).lazy(one)
+            made = asked.compute() if question.map is None else _computed(asked, question.map)
             return made, made.nbytes
 
         made: xr.DataArray = self._kept.get((question.store, question, keep), make)
@@ -235,6 +237,16 @@ class Catalogue:
         if len(counts) > 1:
             shown = ", ".join(map(str, counts))
             raise InvalidValueError(f"layers have {shown} heads; choose one grid to see them apart")
+
+
+def _computed(asked: xr.DataArray, name: str) -> xr.DataArray:
+    """Compute a person's own map; what it raises is shown on the page."""
+    try:
+        return asked.compute()
+    except AttlasError:
+        raise
+    except FAILURES as err:
+        raise InvalidValueError(f"map {name!r} fails here: {type(err).__name__}: {err}") from err
 
 
 def _grouped(maps: xr.DataArray) -> xr.DataArray:

@@ -1,8 +1,10 @@
 """What can be asked of a run, read off its trace."""
 
 import re
+from inspect import Parameter
 
 from attlas.analysis import Trace
+from attlas.analysis.registry import map_functions
 from attlas.analysis.words import prompts, text_kind
 from attlas.dashboards.code import ALL_GRIDS
 from attlas.dashboards.landing import landing
@@ -32,7 +34,16 @@ def offer_of(whole: Trace, one: Trace) -> Offer:
     has_words = any(leaf.has_tokens for leaf in whole.leaves.values())
     words = {branch: _words(one, branch) for branch in whole.branches} if has_words else {}
     nouns = tuple(name for name in map(str, whole.annotations) if name in words.get("cond", ()))
-    return Offer(whole.run_ids, whole.branches, grids, key_grids, words, nouns, text_kind(whole), references)
+    return Offer(whole.run_ids, whole.branches, grids, key_grids, words, nouns, text_kind(whole), references, _maps())
+
+
+def _maps() -> tuple[str, ...]:
+    """Name the maps that need no more than a trace: the ULAM, and those that are not attlas's own."""
+    return tuple(
+        name
+        for name, made in map_functions().items()
+        if (name == "ulam" or not made.source.startswith("attlas.")) and Parameter.empty not in made.options.values()
+    )
 
 
 def _words(one: Trace, branch: str) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from typing import Protocol
 
 __all__ = ["MODES", "Grid", "Offer", "Offers", "Question"]
 
-MODES = ("patch", "reference", "word")
-"""A question starts at a patch of the generated image, at a patch of the reference, or at a word of the prompt."""
+MODES = ("patch", "reference", "word", "map")
+"""A question starts at a patch of the generated image, at a patch of the reference, or at a word of the prompt; or it
+asks a registered map of the whole run."""
 
 Grid = tuple[int, int]
 
@@ -19,7 +20,8 @@ class Offer:
     ``grids`` holds the query grids of each recorded kind by name, the first is the default; ``key_grids`` the
     grid of the patch keys of each kind, missing where its keys are no patches; ``words`` those of each branch's
     prompt, in lower case; ``nouns`` are words that name something whose place is known, asked first. ``text`` is the
-    kind that answers for words; ``references`` are the kinds whose keys are patches of the reference picture.
+    kind that answers for words; ``references`` are the kinds whose keys are patches of the reference picture. ``maps``
+    are registered maps that can be asked by name.
     """
 
     runs: tuple[str, ...] = ()
@@ -30,6 +32,7 @@ class Offer:
     nouns: tuple[str, ...] = ()
     text: str = "text"
     references: tuple[str, ...] = ("image",)
+    maps: tuple[str, ...] = ()
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -38,6 +41,8 @@ class Offer:
 
     def kinds(self, mode: str) -> tuple[str, ...]:
         """Kinds of attention that answer a question of `mode`; reference before self."""
+        if mode == "map":
+            return tuple(self.grids) if self.maps else ()
         if mode == "word":
             return (self.text,) if self.text in self.grids else ()
         accepted = ("image", "joint", "self") if mode == "patch" else self.references
@@ -64,7 +69,7 @@ class Offers(Protocol):
 class Question:
     """What is computed, without how it is drawn; equal questions have equal answers.
 
-    ``patch`` is (row, column) in the grid of the side that was clicked; it is None where ``word`` is asked.
+    ``patch`` is (row, column) in the grid of the side that was clicked; it is None where ``word`` or ``map`` is asked.
     """
 
     store: str
@@ -76,3 +81,4 @@ class Question:
     branch: str
     patch: Grid | None = None
     word: str | None = None
+    map: str | None = None

@@ -12,7 +12,7 @@ from attlas.schemas.errors import AttlasError, InvalidValueError, unknown_name
 
 __all__ = ["MODES", "BenchState", "Offer", "Offers", "Question", "drawn_only"]
 
-_NATURAL = {"patch": "g2r", "reference": "r2g", "word": "g2r"}
+_NATURAL = {"patch": "g2r", "reference": "r2g", "word": "g2r", "map": "r2g"}
 """Direction in which each question is asked unless another is chosen: the one of the papers' maps."""
 
 _DRAWN = ("threshold", "opacity", "colours", "shared")
@@ -47,13 +47,14 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
     row = param.Integer(default=0, constant=True, doc="row of the asked patch in its grid")
     column = param.Integer(default=0, constant=True, doc="column of the asked patch in its grid")
     word = param.String(default="", constant=True, doc="word of the prompt")
+    map = param.String(default="", constant=True, doc="registered map of the run")
     threshold = param.Number(default=0.0, constant=True, doc="fraction of the map's range that is hidden")
     opacity = param.Number(default=0.85, constant=True, doc="opacity of the brightest value")
     colours = param.String(default=COLOUR_MAPS[0], constant=True, doc="colour map")
     shared = param.Boolean(default=False, constant=True, doc="one range for all tiles of a strip")
 
     ADDRESSED = (
-        *("store", "run", "mode", "kind", "grid", "direction", "branch", "row", "column", "word"),
+        *("store", "run", "mode", "kind", "grid", "direction", "branch", "row", "column", "word", "map"),
         *_DRAWN,
     )
     """Parameters that the address bar holds, in the order in which they depend on each other."""
@@ -90,7 +91,7 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
     @property
     def question(self) -> Question:
         """The question, without how its answer is drawn."""
-        asks_word = self.mode == "word"
+        asks_patch = self.mode in ("patch", "reference")
         return Question(
             store=self.store,
             run=self.run,
@@ -99,8 +100,9 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
             grid=self.grid,
             direction=self.direction,
             branch=self.branch,
-            patch=None if asks_word else (self.row, self.column),
-            word=self.word if asks_word else None,
+            patch=(self.row, self.column) if asks_patch else None,
+            word=self.word if self.mode == "word" else None,
+            map=self.map if self.mode == "map" else None,
         )
 
     def change(self, **values: Any) -> None:
@@ -120,7 +122,9 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
         asked = now | values
         if "mode" not in values and "word" in values:
             asked["mode"] = "word"
-        elif "mode" not in values and self.mode == "word" and {"row", "column"} & values.keys():
+        elif "mode" not in values and "map" in values:
+            asked["mode"] = "map"
+        elif "mode" not in values and self.mode in ("word", "map") and {"row", "column"} & values.keys():
             asked["mode"] = "patch"
         offer = self._offer(asked, values)
         self._choose(asked, values, offer)
@@ -142,7 +146,7 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
         return self.offers.offer(asked["store"], asked["run"])
 
     def _choose(self, asked: dict[str, Any], values: Mapping[str, Any], offer: Offer) -> None:
-        """Settle mode, kind, grid, direction, branch and word, each by what those before it leave."""
+        """Settle mode, kind, grid, direction, branch, word and map, each by what those before it leave."""
         if not offer.modes:
             raise InvalidValueError(
                 f"run {asked['run']!r} of {asked['store']!r} holds neither patch keys nor words; "
@@ -156,6 +160,7 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
         _fit("direction", asked, values, DIRECTIONS)
         _fit("branch", asked, values, offer.branches_for(asked["mode"]))
         asked["word"] = asked["word"].lower()
+        _fit("map", asked, values, offer.maps)
         words = offer.words.get(asked["branch"], ())
         _fit("word", asked, values, words, default=next((word for word in words if word in offer.nouns), None))
 
@@ -174,8 +179,9 @@ class BenchState(param.Parameterized):  # type: ignore[misc]  # param has no typ
                 asked[name] = min(size - 1, int((asked[name] + 0.5) * size / before))
 
     def address(self) -> dict[str, str]:
-        """Every parameter as text, for the address bar; a patch question without the word, and the reverse."""
-        silent = {"row", "column"} if self.mode == "word" else {"word"}
+        """Every parameter as text, for the address bar, without those that the question does not use."""
+        patch = {"row", "column"}
+        silent = {"word": {*patch, "map"}, "map": {*patch, "word"}}.get(self.mode, {"word", "map"})
         return {name: _text(getattr(self, name)) for name in self.ADDRESSED if name not in silent}
 
     def read(self, address: Mapping[str, str]) -> list[str]:

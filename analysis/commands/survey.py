@@ -1,6 +1,7 @@
 """The command ``attlas survey``; everything heavy is imported when it runs."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def _done(stores: tuple[str, ...], given: dict[str, Any], *, quiet: bool) -> Any
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=given["workers"], threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=given["workers"], threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+        ) as cluster,
         Client(cluster) as client,
     ):
         return collect(list(stores), given["statistics"], client=client, **options)

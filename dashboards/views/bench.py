@@ -110,7 +110,7 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
     def _draw(self, answer: Answer | None) -> None:
         state = self.state
         style = {"colours": state.colours, "opacity": state.opacity, "threshold": state.threshold}
-        origin = {"patch": "generated", "reference": "reference", "word": ""}[state.mode]
+        origin = {"patch": "generated", "reference": "reference"}.get(state.mode, "")
         for side, pane in (("generated", self.generated), ("reference", self.reference)):
             image = self.catalogue.picture(state.store, state.run, side)
             lit = answer.attention if answer is not None and answer.side == side else None
@@ -118,7 +118,7 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
             grid = (1, 1)
             if side == origin:
                 patch, grid = (state.row, state.column), state.patch_grid
-            elif lit is not None and state.mode != "word":
+            elif lit is not None and state.mode not in ("word", "map"):
                 patch, grid = plots.brightest(lit)[:2], (lit.shape[0], lit.shape[1])
             pane.show(image, lit, patch=patch, grid=grid, **style)
             say(self.titles[side], _title(side, image is not None, side == origin, lit is not None))
@@ -190,6 +190,7 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
             self.controls.widgets["store"],
             text("attlas-label", "Runs", margin=(6, 0, 4, 0)),
             self.runs.box,
+            self.controls.widgets["map"],
             *self.controls.groups.values(),
             *(self.controls.widgets[name] for name in ("threshold", "opacity", "colours", "shared")),
             width=290,
@@ -227,9 +228,10 @@ def _readout(state: BenchState, answer: Answer) -> str:
         "patch": f"generated patch ({state.row}, {state.column})",
         "reference": f"reference patch ({state.row}, {state.column})",
         "word": f"word {state.word!r}",
+        "map": f"map {state.map!r}",
     }[state.mode]
     # The weight of a patch is a mean probability; a word map is a sum, whose value says little by itself.
-    weight = "" if state.mode == "word" else f", weight {value:.3g}"
+    weight = "" if state.mode in ("word", "map") else f", weight {value:.3g}"
     return f"{asked}: brightest {answer.side} patch ({row}, {column}){weight}"
 
 

@@ -32,6 +32,7 @@ class Controls:
         group: dict[str, Any] = {"margin": 0, "stylesheets": [BUTTONS], "sizing_mode": "stretch_width"}
         self.widgets: dict[str, Any] = {
             "store": pn.widgets.Select(label="Store", **wide),
+            "map": pn.widgets.Select(label="Map of the whole run", **wide),
             "kind": pn.widgets.RadioButtonGroup(label="Attention to", **group),
             "direction": pn.widgets.RadioButtonGroup(label="Softmax", options=dict(DIRECTION_LABELS), **group),
             "branch": pn.widgets.RadioButtonGroup(label="Branch", **group),
@@ -46,7 +47,8 @@ class Controls:
             widget.param.watch(lambda event, name=name: self._moved(name, event.new), "value")
 
     def _moved(self, name: str, value: Any) -> None:
-        if not self._quiet and value is not None:
+        # The empty choice of a map says that a patch or word is asked.
+        if not self._quiet and value is not None and (name, value) != ("map", ""):
             self._change(name, value)
 
     @contextmanager
@@ -67,11 +69,13 @@ class Controls:
             "kind": {KIND_LABELS[kind]: kind for kind in kinds},
             "branch": [name for name in offer.branches if name in offer.branches_for(state.mode)],
             "grid": list(grids),
+            "map": {"none: click a picture or a word": "", **{name: name for name in offer.maps}},
         }
         with self._silence():
             for name, widget in self.widgets.items():
                 moved = {"options": options[name]} if name in options else {}
-                widget.param.update(**moved, value=getattr(state, name))
+                widget.param.update(**moved, value=_shown(state, name))
+        self.widgets["map"].visible = bool(offer.maps)
         for name, group in self.groups.items():
             group.visible = len(self.widgets[name].options) > 1
 
@@ -79,3 +83,8 @@ class Controls:
         """Buttons with their label above them: they show none of their own."""
         heading = text("attlas-label", self.widgets[name].label, margin=(6, 0, 2, 0))
         return pn.Column(heading, self.widgets[name], margin=0, sizing_mode="stretch_width")
+
+
+def _shown(state: BenchState, name: str) -> Any:
+    """Value of a widget; a map only while one is asked."""
+    return "" if name == "map" and state.mode != "map" else getattr(state, name)

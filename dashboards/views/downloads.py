@@ -36,7 +36,8 @@ class Downloads:
     def _button(self, label: str, suffix: str, make: Callable[[], bytes]) -> Any:
         def file() -> io.BytesIO:
             state = self._state
-            asked = state.word if state.mode == "word" else f"{state.mode}-{state.row}-{state.column}"
+            named = {"word": state.word, "map": state.map}
+            asked = named.get(state.mode, f"{state.mode}-{state.row}-{state.column}")
             button.filename = f"{state.run}-{asked}-{state.direction}.{suffix}"
             return io.BytesIO(make())
 

@@ -159,11 +159,11 @@ def test_a_bad_address_says_each_thing_once_and_takes_the_rest(shelf):
 def test_real_stores_offer_what_they_hold(catalogue):
     offer = catalogue.offer("full.zarr", "0001")
     assert offer.runs == ("0000", "0001", "0002")
-    assert offer.modes == ("patch", "reference", "word")
+    assert offer.modes == ("patch", "reference", "word", "map")
     assert offer.kinds("patch") == ("image", "self")
     assert offer.words == {"uncond": (), "cond": ("a", "red", "disc", "and", "blue", "cross")}
     assert offer.nouns == ("cross", "disc")
-    assert catalogue.offer("words.zarr", None).modes == ("word",)
+    assert catalogue.offer("words.zarr", None).modes == ("word", "map")
     assert BenchState(catalogue, "words.zarr").word == "disc"
     grids = catalogue.offer("grids.zarr", None).grids
     assert list(grids["image"]) == ["4x4", "2x2", "all"]
