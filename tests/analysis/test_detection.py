@@ -6,7 +6,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attlas.analysis import detection, metrics
+from attlas.analysis import detection, maps, metrics, open_trace
+from attlas.analysis.registry import statistic_of
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
 
@@ -240,6 +241,18 @@ def test_above_a_confidence():
     assert detection.mean_iou(ious) == pytest.approx(0.5)
     assert detection.mean_iou(ious, confidence=sure) == pytest.approx(0.3)
     assert np.isnan(detection.mean_iou(ious, confidence=sure, above=0.95))
+
+
+def test_the_statistic_of_a_run(tools):
+    masks = [rectangle((16, 16), 4, 4, 12, 10), np.zeros((16, 16))]
+    leaf = tools.leaf_of("image", (4, 4))
+    store, _ = tools.make_store((leaf,), annotations=lambda row: {"garment": masks[row].astype("i1")})
+    trace = open_trace(store)
+    made = statistic_of("box_iou").function(trace, delta=0.3, layers="4x4")
+    found = detection.boxes(maps.ulam(trace, "r2g", layers="4x4"), (16, 16), 0.3).compute()
+    assert made.dims == ("run",)
+    assert float(made[0]) == pytest.approx(metrics.box_iou(tuple(found[0].values.tolist()), (4, 4, 12, 10)), abs=1e-5)
+    assert np.isnan(made[1])
 
 
 def test_what_is_refused():
