@@ -233,7 +233,7 @@ def painted(panel: Panel) -> NDArray[np.uint8]:
     large = np.nan_to_num(large.clip(0, 1))
     heat = colour(np.linspace(0, 1, 256))[(255 * large).round().astype(np.uint8)]
     if pixels is None:
-        return heat.round().astype(np.uint8)
+        return np.asarray(heat.round().astype(np.uint8))
     grey = pixels.mean(-1, keepdims=True)
     muted = 0.45 * pixels + 0.55 * grey
     weight = (0.2 + 0.7 * large)[..., None]
