@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from same_process import attlas
 
 from attlas.schemas import open_store, validate_store
 from attlas.schemas.errors import AttlasError
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.slow
 SAMPLES = 4
 
 
-def command(path):
-    attlas = str(Path(sys.executable).parent / "attlas")
-    return [attlas, "record", "demo:tryon", str(path), "--samples", str(SAMPLES), "--kinds", "image,self", "--quiet"]
+def arguments(path):
+    asked = ["--samples", str(SAMPLES), "--steps", "10", "--kinds", "image,self", "--quiet"]
+    return ["record", "demo:tryon", str(path), *asked]
 
 
 def finished(path):
@@ -44,27 +45,28 @@ def data_digests(path, row):
 
 def test_a_killed_recording_goes_on_where_it_stopped(tmp_path):
     whole, broken = tmp_path / "whole.zarr", tmp_path / "broken.zarr"
-    process = subprocess.Popen(command(broken))
-    deadline = time.monotonic() + 120
-    while finished(broken) < 1:
-        assert process.poll() is None, "the recording ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([Path(sys.executable).parent / "attlas", *arguments(broken)]) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while finished(broken) < 1:
+                assert process.poll() is None, "the recording ended before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(0.1)
+        finally:
+            process.send_signal(signal.SIGKILL)
     done = finished(broken)
     assert 1 <= done < SAMPLES
     kept = data_digests(broken, 0)
     assert kept
     stamps = {name: (broken / name).stat().st_mtime_ns for name in kept}
 
-    subprocess.run(command(broken), check=True)
+    attlas(arguments(broken), tmp_path)
     assert data_digests(broken, 0) == kept
     assert {name: (broken / name).stat().st_mtime_ns for name in kept} == stamps
     assert not list(broken.rglob("*.partial"))
 
-    subprocess.run(command(whole), check=True)
+    attlas(arguments(whole), tmp_path)
     assert validate_store(broken, deep=True) == []
     one, two = open_store(whole), open_store(broken)
     assert one.complete.tolist() == two.complete.tolist() == [True] * SAMPLES

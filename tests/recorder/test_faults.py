@@ -41,16 +41,28 @@ def assert_equal_stores(path, other):
         np.testing.assert_array_equal(values, two[name], err_msg=name)
 
 
-KILLED = """
-import os, signal, sys, time
+CHILD = """
+import os, resource, signal, sys, time
 sys.path.insert(0, {folder!r})
 from tiny_pipelines import make_pipe
 from attlas.recorder import Capture, record
 from attlas.schemas import open_store
+from attlas.schemas.errors import ObservationError
+
+capture = Capture(kinds=("text", "self"))
+record(make_pipe(), {full!r}, {requests!r}[:1], capture, progress=False)
+# No file may grow beyond 4 kB for a while, as on a disk that is full.
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, before[1]))
+try:
+    record(make_pipe(), {full!r}, {requests!r}, capture, progress=False)
+except ObservationError as err:
+    print(err, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 def kill(pipe, step, timestep, tensors):
     if pipe.count == {after}:
-        while open_store({path!r}).complete.sum() < 2:
+        while open_store({killed!r}).complete.sum() < 2:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     pipe.count += 1
@@ -65,14 +77,28 @@ name = type(pipe).__name__
 pipe.__class__ = Killed
 Killed.__name__ = name
 pipe.count = 0
-record(pipe, {path!r}, {requests!r}, Capture(kinds=("text", "self")), progress=False)
+record(pipe, {killed!r}, {requests!r}, capture, progress=False)
 """
+"""A disk that is full, then a kill: one process for both, since it takes longest to start."""
 
 
-def test_a_killed_recording_goes_on_where_it_stopped(tmp_path):
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
+    """The process when it is dead, with the folder of what it left: ``full`` and ``killed``."""
+    folder = tmp_path_factory.mktemp("child")
     # At the sixth of eight denoiser calls: two runs are complete, the third is at work.
-    code = KILLED.format(folder=str(Path(__file__).parent), path=str(tmp_path / "killed"), requests=REQUESTS, after=5)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = CHILD.format(
+        folder=str(Path(__file__).parent),
+        full=str(folder / "full"),
+        killed=str(folder / "killed"),
+        requests=REQUESTS,
+        after=5,
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False), folder
+
+
+def test_a_killed_recording_goes_on_where_it_stopped(child):
+    done, tmp_path = child
     assert done.returncode == -signal.SIGKILL, done.stderr
     before = open_store(tmp_path / "killed")
     assert before.complete.tolist()[:2] == [True, True]
@@ -184,31 +210,13 @@ def test_a_store_that_vanishes(pipe, tmp_path):
         rec(prompt="a cat", seed=0, num_inference_steps=3, callback_on_step_end=vanish)
 
 
-FULL = """
-import resource, sys
-sys.path.insert(0, {folder!r})
-from tiny_pipelines import make_pipe
-from attlas.recorder import Capture, record
-from attlas.schemas.errors import ObservationError
-
-record(make_pipe(), {path!r}, {requests!r}[:1], Capture(kinds=("text", "self")), progress=False)
-# From here on no file may grow beyond 4 kB, as on a disk that is full.
-resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
-try:
-    record(make_pipe(), {path!r}, {requests!r}, Capture(kinds=("text", "self")), progress=False)
-except ObservationError as err:
-    print(err)
-"""
-
-
-def test_a_full_disk(tmp_path):
-    code = FULL.format(folder=str(Path(__file__).parent), path=str(tmp_path / "s"), requests=REQUESTS)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "writing run '0001' to" in done.stdout
+def test_a_full_disk(child):
+    done, tmp_path = child
+    assert "writing run '0001' to" in done.stdout, done.stderr
     assert "File too large" in done.stdout
-    store = record(make_pipe(), tmp_path / "s", REQUESTS, CAPTURE, progress=False)
+    store = record(make_pipe(), tmp_path / "full", REQUESTS, CAPTURE, progress=False)
     assert store.complete.tolist() == [True] * 4
-    assert validate_store(tmp_path / "s", deep=True) == []
+    assert validate_store(tmp_path / "full", deep=True) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; run the tests as another user")
