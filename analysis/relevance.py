@@ -235,7 +235,7 @@ def mean_and_spread(values: xr.DataArray, dims: str | Sequence[str]) -> tuple[xr
     count = values.notnull().sum(dims)
     count = count.where(count > 0)
     mean = values.sum(dims, min_count=1) / count
-    return mean, np.sqrt(((values - mean) ** 2).sum(dims, min_count=1) / count)
+    return mean, (((values - mean) ** 2).sum(dims, min_count=1) / count) ** 0.5
 
 
 def _listed(trace: Trace, concepts: Words) -> Concepts:

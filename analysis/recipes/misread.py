@@ -25,6 +25,8 @@ __all__ = ["selective_misinterpretation"]
 
 Place = tuple[str, str]
 
+FIGURE = "lowest margins of words not drawn as asked and of words that were, and the highest margins of all"
+
 
 @recipe(
     "selective-misinterpretation",
@@ -34,7 +36,7 @@ Place = tuple[str, str]
     comparable=False,
 )
 def selective_misinterpretation(
-    traces: Sequence[Trace], *, progress: bool = True, fraction: float = 0.2, tau: float = 0.5, shown: int = 3
+    traces: Sequence[Trace], *, progress: bool = True, fraction: float = 0.2, tau: float = 0.5, shown: int = 2
 ) -> RecipeResult:
     """Ask the heads which word they see at the place of each noun, and hold it against what was drawn.
 
@@ -59,6 +61,8 @@ def selective_misinterpretation(
     rows = [row for name, report in reports.items() for row in _rows(name, report, drawn)]
     found = reports["all heads"]
     ranked = sorted(drawn, key=lambda place: _margin(found, place))
+    wrong, right = ([place for place in ranked if drawn[place] == asked] for asked in (False, True))
+    rows_shown = list(dict.fromkeys([*wrong[:shown], *right[:shown], *ranked[-shown:]]))
     chance = 1 / len(nouns)
     columns = ("heads", "words", "n", "share of own concept", "answered as asked", "told apart (AUC)")
     notes = [
@@ -72,11 +76,7 @@ def selective_misinterpretation(
             Table("what heads answer at the place of a noun, by what was drawn", columns, rows),
             _lowest(found, ranked[:10], drawn),
         ],
-        {
-            "lowest and highest margins": _draw(
-                trace, found, [*ranked[:shown], *ranked[-shown:]], drawn, agreeing, nouns
-            )
-        },
+        {FIGURE: _draw(trace, found, rows_shown, drawn, agreeing, nouns)},
         notes,
         settings_of(
             [trace],
