@@ -1,4 +1,4 @@
-"""Average precision, of pixels ranked by a map and of masks ranked by confidence."""
+"""Average precision, of pixels ranked by a map and of masks ranked by confidence; IoU of classes without names."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["COCO_THRESHOLDS", "instance_precision", "pixel_precision"]
+__all__ = ["COCO_THRESHOLDS", "assigned_iou", "instance_precision", "pixel_precision"]
 
 COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """IoU from which a mask counts as found, in COCO's average precision: 0.50 to 0.95."""
@@ -102,6 +102,52 @@ def instance_precision(
     places = [classes == label for label in dict.fromkeys(classes.tolist())]
     made = [_interpolated(values[own] >= limit, ranks[own]) for limit in thresholds for own in places]
     return float(np.mean(made))
+
+
+def assigned_iou(ious: ArrayLike, predicted: Sequence[str], true: Sequence[str]) -> tuple[float, dict[str, str]]:
+    """Mean IoU after the best assignment of predicted labels to true ones, for maps whose labels are no names.
+
+    As the released code of DAAM scores unsupervised methods: IoUs are summed for each pair of labels, the assignment
+    with the largest sum is taken (Hungarian algorithm), and its sum is divided by the number of its IoUs.
+
+    Parameters
+    ----------
+    ious
+        IoU of a predicted and a true mask of one picture, ``(pair,)``; NaN does not count.
+    predicted, true
+        Labels of the two masks of each pair.
+
+    Returns
+    -------
+    Mean IoU in [0, 1], NaN without pairs; and the true label of each predicted one that has any.
+
+    Raises
+    ------
+    InvalidValueError
+        If the labels have another length.
+
+    Examples
+    --------
+    >>> assigned_iou([0.9, 0.1, 0.2, 0.7], ["x", "x", "y", "y"], ["cat", "dog", "cat", "dog"])
+    (0.8, {'x': 'cat', 'y': 'dog'})
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    values = np.asarray(ious, dtype=np.float64)
+    for what, own in (("predicted", predicted), ("true", true)):
+        if len(own) != len(values):
+            raise InvalidValueError(f"{what} has {len(own)} entries for {len(values)} IoUs")
+    rows, columns = list(dict.fromkeys(predicted)), list(dict.fromkeys(true))
+    sums, counts = np.zeros((2, len(rows), len(columns)))
+    for value, one, other in zip(values, predicted, true, strict=True):
+        if not np.isnan(value):
+            place = rows.index(one), columns.index(other)
+            sums[place] += value
+            counts[place] += 1
+    chosen = linear_sum_assignment(sums, maximize=True)
+    total = counts[chosen].sum()
+    pairs = {rows[row]: columns[column] for row, column in zip(*chosen, strict=True) if counts[row, column]}
+    return (float(sums[chosen].sum() / total) if total else float("nan")), pairs
 
 
 def _one_pixel_precision(values: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attlas.analysis import maps, open_trace
-from attlas.analysis.precision import instance_precision, pixel_precision
+from attlas.analysis.precision import assigned_iou, instance_precision, pixel_precision
 from attlas.analysis.recipes.daam_table import _area
 from attlas.analysis.segmentation import ceiling, pooled_iou, random_hard, segmentation
 from attlas.analysis.statistics.words import coverage, intensity, noun_iou
@@ -131,6 +131,17 @@ def test_instance_precision_by_hand():
         instance_precision([0.1, 0.2], labels=["a"])
     with pytest.raises(InvalidValueError, match=r"maps \(2,\) and masks \(3,\) differ"):
         pixel_precision([1.0, 2.0], [True, False, True])
+
+
+def test_labels_are_assigned_by_their_sums():
+    # One picture speaks for x-dog (0.8), two for x-cat (0.5 + 0.5): the sum decides, the mean is over the pairs taken.
+    ious = [0.5, 0.5, 0.8, 0.1, np.nan]
+    made, pairs = assigned_iou(ious, ["x", "x", "x", "y", "y"], ["cat", "cat", "dog", "dog", "cat"])
+    assert made == pytest.approx((0.5 + 0.5 + 0.1) / 3)
+    assert pairs == {"x": "cat", "y": "dog"}
+    assert np.isnan(assigned_iou([], [], [])[0])
+    with pytest.raises(InvalidValueError, match="true has 0 entries for 1 IoUs"):
+        assigned_iou([0.5], ["x"], [])
 
 
 @settings(max_examples=40, deadline=None)
