@@ -1,5 +1,7 @@
 """Every map of the papers by plain loops in float64, from Q and K alone: no label, no torch, no xarray."""
 
+from functools import lru_cache
+
 import numpy as np
 
 CUBIC = -0.75
@@ -31,22 +33,25 @@ def weight(rule, distance):
     return CUBIC * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
 
 
+@lru_cache
+def along(rule, size, target):
+    """Weights (target, size) of one axis, pixel by pixel: centres at half integers, edges repeated."""
+    made = np.zeros((target, size))
+    for pixel in range(target):
+        at = (pixel + 0.5) * size / target - 0.5
+        if rule == "nearest":
+            made[pixel, int(pixel * size / target)] = 1
+            continue
+        for other in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+            made[pixel, min(max(other, 0), size - 1)] += weight(rule, at - other)
+    return made
+
+
 def resized(values, shape, rule="bicubic", mass=False, clamp=False):
-    """Pixel by pixel: centres at half integers, edges repeated."""
-    height, width = values.shape
-    made = np.zeros(shape)
-    for y in range(shape[0]):
-        for x in range(shape[1]):
-            at = (y + 0.5) * height / shape[0] - 0.5, (x + 0.5) * width / shape[1] - 0.5
-            if rule == "nearest":
-                made[y, x] = values[int(y * height / shape[0]), int(x * width / shape[1])]
-                continue
-            for j in range(int(np.floor(at[0])) - 1, int(np.floor(at[0])) + 3):
-                for i in range(int(np.floor(at[1])) - 1, int(np.floor(at[1])) + 3):
-                    share = weight(rule, at[0] - j) * weight(rule, at[1] - i)
-                    made[y, x] += share * values[min(max(j, 0), height - 1), min(max(i, 0), width - 1)]
+    rows, columns = (along(rule, size, target) for size, target in zip(values.shape, shape, strict=True))
+    made = rows @ values @ columns.T
     if mass:
-        made *= height * width / (shape[0] * shape[1])
+        made *= values.size / (shape[0] * shape[1])
     return np.maximum(made, 0) if clamp else made
 
 
