@@ -263,7 +263,7 @@ def object_map(
     given = {name: noted_mask(trace, name) for name in (mask, reference_mask)}
     own = given[mask] if direction == "r2g" else given[reference_mask]
     other = {"keys": given[reference_mask]} if direction == "r2g" else {"queries": given[mask]}
-    chosen = other if over == "object" else {}
+    chosen: dict[str, Any] = {**other} if over == "object" else {}
     made = aggregate(trace, direction, kind=kind, layers=layers, segment=_part(kind).segment, sinks=sinks, **chosen)
     return threshold(resample(made, (own.shape[-2], own.shape[-1]), "bicubic"), tau, mode="soft")
 
