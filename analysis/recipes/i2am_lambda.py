@@ -85,7 +85,7 @@ def table4(
     rules: dict[str, Any] = {"normalise": "minmax", "threshold": f"minmax {TAU} soft", "invert": "no"}
     return RecipeResult(
         tables,
-        {"IMACS by lambda; dotted: the straight line through lambda 1 and 3": _draw(means)},
+        {"IMACS of ours by lambda, and the change of slope in the paper's rows": _draw(means)},
         notes,
         settings_of(traces, made, **told, **rules),
     )
@@ -154,25 +154,31 @@ def _related(trace: Trace, name: str, swept: Mapping[float, xr.DataArray]) -> li
 
 
 def _draw(means: Mapping[str, Mapping[float, Any]]) -> Any:
+    """Draw IMACS of ours by lambda, and how the slope of each of the paper's rows changes from its first."""
+    middles = ["1 to 3", "3 to 5", "5 to 10"]
+    rows = {name: [score.value for score in swept.values()] for name, swept in means.items()}
     with drawing():
-        figure, axes = axes_grid(2, cell=(3.3, 2.7))
-        own = {
-            name: Line(list(swept), [score.value for score in swept.values()], options=_look(place))
-            for place, (name, swept) in enumerate(means.items())
+        figure, axes = axes_grid(1, 2, cell=(5.4, 2.0))
+        ours = {
+            name: Line(list(means[name]), values, options=_look(place))
+            for place, (name, values) in enumerate(rows.items())
         }
-        curves(axes[0][0], own, x="lambda", y="IMACS (1)", title="ours: straight", legend=False)
-        known = {name: Line(LAMBDAS, values) for name, values in PAPER_TABLE.items()}
-        curves(axes[0][1], known, x="lambda", y="IMACS (1)", title="the paper's Table 4: not straight", legend=False)
-        for place, values in enumerate(PAPER_TABLE.values()):
-            # What eq. 8 demands of the first two values.
-            ends = [values[0] + (own - 1) * (values[1] - values[0]) / 2 for own in (1, 10)]
-            axes[0][1].plot((1, 10), ends, color=COLOURS[place], linewidth=0.6, linestyle=":")
-        for axis in axes[0]:
-            axis.set_xticks(list(LAMBDAS))
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=1)
+        curves(axes[0][0], ours, x="lambda", y="IMACS (1)", title="ours", legend=False)
+        axes[0][0].set_xticks(list(LAMBDAS))
+        relative = {name: Line(middles, _relative(values)) for name, values in PAPER_TABLE.items()}
+        relative["a straight line, as ours"] = Line(middles, [1, 1, 1], options={"color": "#888888", "linestyle": "--"})
+        curves(axes[1][0], relative, x="lambda", y="slope / first slope (1)", title="the paper's rows", legend=False)
+        axes[1][0].set_ylim(0, None)
+        for axis in axes[:, 0]:
+            axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
+
+
+def _relative(values: Sequence[float]) -> list[float]:
+    first, *_ = own = slopes(values, LAMBDAS)
+    return [slope / first for slope in own]
 
 
 def _look(place: int) -> dict[str, Any]:
     """Four maps a store: a colour for the store, a line for the map."""
-    return {"color": COLOURS[place // 4], "linestyle": ("-", "--", ":", "-.")[place % 4]}
+    return {"color": COLOURS[place // 4], "linestyle": ("-", "--", ":", "-.")[place % 4], "marker": "osD^"[place % 4]}
