@@ -64,12 +64,19 @@ def _rows(tables: Tables) -> list[dict[str, Any]]:
 
 
 def _dataset(tables: Tables) -> xr.Dataset:
-    parts = [
-        xr.concat([table.to_dataset().drop_attrs() for table in made], "score").expand_dims(store=[store])
-        for store, made in tables.items()
-    ]
-    joined = xr.concat(parts, "store", join="outer", coords="different", compat="override", fill_value={"n": 0})
-    return joined.assign_attrs(title="scores of stores against their annotations")
+    rows = _rows(tables)
+    meanings = {row["score"]: row["meaning"] for row in reversed(rows)}
+    names = list(dict.fromkeys(row["score"] for row in rows))
+    found = {(row["store"], row["score"]): row for row in rows}
+    columns = {
+        column: (
+            ("store", "score"),
+            [[found.get((store, name), {}).get(column, lacking) for name in names] for store in tables],
+        )
+        for column, lacking in (("value", math.nan), ("n", 0), ("ci95", math.nan))
+    }
+    coords = {"store": list(tables), "score": names, "meaning": ("score", [meanings[name] for name in names])}
+    return xr.Dataset(columns, coords, {"title": "scores of stores against their annotations"})
 
 
 def _figure(tables: Tables) -> Any:
