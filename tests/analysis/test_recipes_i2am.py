@@ -43,6 +43,22 @@ def world(tools):
 
 
 @pytest.fixture(scope="module")
+def shared(world):
+    """Results of recipes on all the stores that they need, each made once, of one run where they draw runs."""
+    known = {}
+
+    def result(name):
+        if name not in known:
+            own = recipes.find(name)
+            small = {"samples": 1, "patches": 2, "deltas": [0.0, 0.1, 0.9]}
+            options = {option: value for option, value in small.items() if option in own.options}
+            known[name] = made(name, *world[: len(own.stores)], **options)
+        return known[name]
+
+    return result
+
+
+@pytest.fixture(scope="module")
 def trace(world):
     return world[0]
 
@@ -84,9 +100,8 @@ def masks(name):
 @pytest.mark.parametrize(
     "name", [name for name in recipes.RECIPES if name.startswith("i2am") and name != "i2am-table2"]
 )
-def test_every_figure_and_table_is_made_and_written(name, world, tmp_path):
-    count = len(recipes.find(name).stores)
-    result = made(name, *world[:count])
+def test_every_figure_and_table_is_made_and_written(name, shared, tmp_path):
+    result = shared(name)
     place = result.save(tmp_path, dpi=25)
     kinds = {path.suffix for path in place.iterdir()}
     assert kinds == {".txt", ".csv", ".parquet", ".png", ".json"}
@@ -114,8 +129,8 @@ def test_spread_patches_are_different_and_inside():
     assert well_spread(~inside & inside, 3) == []
 
 
-def test_fig2_says_what_numpy_says(trace, attention):
-    (table,) = made("i2am-fig2", trace, samples=1).tables
+def test_fig2_says_what_numpy_says(shared, attention):
+    (table,) = shared("i2am-fig2").tables
     for place, row in enumerate(rows_of(table)):
         flat = attention["r2g"][:, :, place].mean(-1).sum((1, 2))
         share = flat / flat.sum(1, keepdims=True)
@@ -135,17 +150,17 @@ def found(attention, layer, radius):
     return np.array([own[inside].mean() for own, inside in zip(hits, cells, strict=True)])
 
 
-def test_fig9_and_fig7_score_each_layer(trace, attention):
-    (table,) = made("i2am-fig9", trace, patches=2).tables
-    (other,) = made("i2am-fig7", trace, samples=1).tables
+def test_fig9_and_fig7_score_each_layer(shared, attention):
+    (table,) = shared("i2am-fig9").tables
+    (other,) = shared("i2am-fig7").tables
     for place, (row, again) in enumerate(zip(rows_of(table), rows_of(other), strict=True)):
         for radius in (1, 2):
             assert row[f"PCK@{radius}"].value == pytest.approx(found(attention, place, radius).mean(), abs=1e-6)
             assert again[f"PCK@{radius}"] == row[f"PCK@{radius}"]
 
 
-def test_fig6_scores_maps_over_all_patches_and_over_the_garments(trace, attention):
-    (table,) = made("i2am-fig6", trace, samples=1).tables
+def test_fig6_scores_maps_over_all_patches_and_over_the_garments(shared, attention):
+    (table,) = shared("i2am-fig6").tables
     rows = rows_of(table)
     r2g = attention["r2g"][:, :, 1]
     weights = masks("reference_garment").reshape(RUNS, GRID, 4, GRID, 4).mean((2, 4)).reshape(RUNS, 1, 1, 1, -1)
@@ -159,8 +174,8 @@ def test_fig6_scores_maps_over_all_patches_and_over_the_garments(trace, attentio
     assert [(row["IMACS_g"], row["IMACS_r"]) for row in rows[2:]] == list(PAPER_IMACS.values())
 
 
-def test_fig8_correlates_maps_over_time_and_heads(trace, attention):
-    (table,) = made("i2am-fig8", trace, samples=1, groups=3).tables
+def test_fig8_correlates_maps_over_time_and_heads(shared, attention):
+    (table,) = shared("i2am-fig8").tables  # as many groups as calls
     row = next(row for row in rows_of(table) if row["direction"] == "r2g")
     maps = attention["r2g"][:, :, 1].mean(-1)
     time, heads = maps.sum(2), maps.sum(1)
@@ -177,20 +192,20 @@ def corr(one, other):
     return np.corrcoef(one, other)[0, 1]
 
 
-def test_fig11_takes_pairs_of_runs(world):
-    (table,) = made("i2am-fig11", *world[:2], samples=1).tables
+def test_fig11_takes_pairs_of_runs(world, shared):
+    (table,) = shared("i2am-fig11").tables
     for row in rows_of(table):
         change = row["with guidance"].value - row["without guidance"].value
         assert row["difference, pair by pair"].value == pytest.approx(change, abs=2e-5)
-    same = made("i2am-fig11", world[0], world[0], samples=1)
+    same = made("i2am-fig11", world[0].isel([0]), world[0], samples=1)
     assert {row["difference, pair by pair"].value for row in rows_of(same.tables[0])} == {0.0}
     assert any("not seen here" in note for note in same.notes)
     with pytest.raises(InvalidValueError, match="have no run in common; record the same requests twice"):
         made("i2am-fig11", world[0].isel([0]), world[1].isel([1]))
 
 
-def test_fig16_is_uniform(trace, attention):
-    (table,) = made("i2am-fig16", trace, samples=2).tables
+def test_fig16_is_uniform(shared, attention):
+    (table,) = shared("i2am-fig16").tables
     rows = {row["map"]: row for row in rows_of(table)}
     own, whole = rows["mean of layers 4x4, own grid"], rows["sum of all layers, bicubic to the finest grid"]
     assert own["expected in each cell"] == 1 / KEYS
@@ -198,7 +213,7 @@ def test_fig16_is_uniform(trace, attention):
     assert max(own["largest relative error"], whole["largest relative error"]) < 1e-6
     one = rows["one key only (Fig. 16b)"]
     assert (one["keys nk"], one["mean"], one["max - min"], one["largest relative error"]) == (1, 1.0, 0.0, 0.0)
-    turned = attention["r2g"][:2].mean(-1).sum((1, 2, 3))
+    turned = attention["r2g"][:1].mean(-1).sum((1, 2, 3))
     assert rows["R2G of the same attention, for scale"]["max - min"] == pytest.approx(np.ptp(turned, 1).max(), abs=1e-5)
 
 
@@ -216,8 +231,8 @@ def test_fig20_tells_the_share_of_each_resolution(tools):
     assert whole["TLAM and that of all"].value == pytest.approx(1)
 
 
-def test_table1_has_its_baselines(trace):
-    boxes, scale = made("i2am-table1", trace, samples=1).tables
+def test_table1_has_its_baselines(shared):
+    boxes, scale = shared("i2am-table1").tables
     rows = {row["boxes from"]: row for row in rows_of(boxes)}
     shares = [(13 - 2 - row) * 10 / SIZE**2 for row in range(RUNS)]
     assert rows["Overall"]["mIoU"].value == pytest.approx(np.mean(shares), abs=1e-6)
@@ -229,9 +244,12 @@ def test_table1_has_its_baselines(trace):
     assert scale.rows[0][1].value == pytest.approx(0.235, abs=0.005)
 
 
-def test_table3_is_flat_below_the_percentile(trace):
-    result = made("i2am-table3", trace, deltas=[0.0, 0.1, 0.9])
-    rows = [row for row in rows_of(result.tables[0]) if row["map and rule"] == "decoder, all keys, percentile"]
+def test_table3_is_flat_below_the_percentile(trace, shared):
+    rows = [
+        row
+        for row in rows_of(shared("i2am-table3").tables[0])
+        if row["map and rule"] == "decoder, all keys, percentile"
+    ]
     level = percentile_level(maps.ulam(trace, "r2g", layers=[PATHS[1]]))
     assert [row["runs where delta acts"] for row in rows] == [
         float((level <= delta).mean()) for delta in (0.0, 0.1, 0.9)
