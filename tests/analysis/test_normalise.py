@@ -131,6 +131,9 @@ def test_minmax_of_a_picture_is_not_that_of_its_map():
     assert float(once.min()) < 0 or float(once.max()) > 1
     assert float(abs(twice - once).max()) > 0.01
     np.testing.assert_allclose(normalize(twice), twice, atol=1e-6)  # by itself it is idempotent
+    # The first of the two changes nothing in the end: resampling is linear and keeps constants.
+    raw = grid(3 + 5 * values.values)
+    np.testing.assert_allclose(normalize(resample(raw, (16, 16), "bicubic")), twice, atol=1e-5)
 
 
 def test_wrong_names():
