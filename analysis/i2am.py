@@ -47,8 +47,8 @@ def transform(
         The paper's delta: what is not greater becomes 0.
     variant
         ``paper``: resampled, min-max normalised, soft threshold. ``released``: multiplied by `mask` if one is given,
-        min-max normalised, resampled, min-max normalised again (the first changes nothing: resampling is linear and keeps
-        constants), inverted where one key only was seen, soft threshold.
+        min-max normalised, resampled, min-max normalised again (the first changes nothing: resampling is linear and
+        keeps constants), inverted where one key only was seen, soft threshold.
     rule
         Resampling, as in `resample`.
     mask
