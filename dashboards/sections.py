@@ -119,7 +119,7 @@ def _reference_rows(trace: Trace, run: str) -> list[Row]:
     for name, label in (("figure", "figure"), ("target", "true picture")):
         if name in given:
             figures.append(Figure(large(given[name].isel(run=0).compute()), label))
-    keys = {"keys": given["reference_garment"]} if "reference_garment" in given else {}
+    keys: dict[str, Any] = {"keys": given["reference_garment"]} if "reference_garment" in given else {}
     # As in the strips of words, coarse layers would outshine the finest grid.
     kind = reference_kind(trace) or "image"
     grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == kind)
