@@ -160,10 +160,13 @@ def test_files_of_a_result(made, tmp_path):
         pd.read_parquet(place / "pair-1.parquet"), made.tables[0].to_frame(), check_dtype=False
     )
     assert json.loads((place / "provenance.json").read_text())["settings"] == made.settings
-    small, large = (
-        Image.open(own.save(tmp_path / "again", dpi=dpi) / "pair-2.png").size for own, dpi in ((made, 40), (made, 80))
-    )
+    small, large = (size_of(made.save(tmp_path / "again", dpi=dpi) / "pair-2.png") for dpi in (40, 80))
     assert abs(large[0] - 2 * small[0]) <= 2
+
+
+def size_of(path):
+    with Image.open(path) as picture:
+        return picture.size
 
 
 def test_nothing_is_left_that_looks_complete(made, tmp_path, monkeypatch):
