@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attlas.analysis import maps as maps
     from attlas.analysis import metrics as metrics
     from attlas.analysis import overlap as overlap
+    from attlas.analysis import recipes as recipes
     from attlas.analysis import scores as scores
     from attlas.analysis import segmentation as segmentation
     from attlas.analysis import sinks as sinks
@@ -34,6 +35,7 @@ __all__ = [
     "metrics",
     "open_trace",
     "overlap",
+    "recipes",
     "scores",
     "segmentation",
     "sinks",
