@@ -59,7 +59,8 @@ def save_table(table: Any, path: str | Path) -> None:
 def save_netcdf(data: xr.Dataset, path: str | Path) -> None:
     """Write a Dataset as NetCDF 3, which every reader reads.
 
-    Whole numbers become 32 bit where they fit, else float64; labels become text; yes and no 1 and 0.
+    Whole numbers become 32 bit where they fit; those that do not become text where they are labels, such as seeds,
+    else float64. Labels become text; yes and no 1 and 0.
     """
     made = data.copy()
     for name in list(made.variables):
@@ -68,7 +69,7 @@ def save_netcdf(data: xr.Dataset, path: str | Path) -> None:
             made[name] = values.copy(data=values.values.astype(object).astype(str))
         elif values.dtype.kind in "iub" and values.dtype != np.int32:
             fits = not values.size or int(abs(values.astype(np.int64)).max()) <= np.iinfo(np.int32).max
-            made[name] = values.astype(np.int32 if fits else np.float64)
+            made[name] = values.astype(np.int32 if fits else str if name in made.coords else np.float64)
     for held in (made, *(made[name] for name in made.variables)):
         held.attrs = {name: int(value) if isinstance(value, bool) else value for name, value in held.attrs.items()}
     with whole_file(path) as part:

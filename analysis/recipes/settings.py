@@ -21,9 +21,15 @@ RULES = (
     "heads",
     "chosen_keys",
     "chosen_queries",
+    "sinks",
     "reduce",
+    "order",
     "resample",
+    "conserve",
+    "variant",
 )
+WARNINGS = ("inert", "partial")
+"""Attributes that are told only where they are true."""
 ASKED = ("guidance_scale", "num_inference_steps")
 
 
@@ -56,6 +62,7 @@ def settings_of(traces: Sequence[Trace], made: xr.DataArray | None = None, **rul
         told[f"store {name}"] = _source(trace)
     if made is not None:
         told |= {name: shorten(str(made.attrs[name])) for name in RULES if name in made.attrs}
+        told |= {name: "yes" for name in WARNINGS if made.attrs.get(name)}
     return told | {name: shorten(str(value)) for name, value in rules.items()}
 
 
