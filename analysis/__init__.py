@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from attlas.analysis import sinks as sinks
     from attlas.analysis import speech as speech
     from attlas.analysis import words as words
+    from attlas.analysis.aggregation.selection import InertAttentionWarning
     from attlas.analysis.registry import map_function, statistic
-    from attlas.analysis.selection import InertAttentionWarning
     from attlas.analysis.surveys.collect import survey
     from attlas.analysis.trace import Trace, open_trace
 
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "InertAttentionWarning": "attlas.analysis.selection",
+    "InertAttentionWarning": "attlas.analysis.aggregation.selection",
     "Trace": "attlas.analysis.trace",
     "map_function": "attlas.analysis.registry",
     "statistic": "attlas.analysis.registry",

@@ -7,7 +7,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from attlas.analysis.boxes import (
+from attlas.analysis.aggregation.resample import check_picture, parse_grid, resample, spatial_dims
+from attlas.analysis.normalise import normalize, threshold
+from attlas.analysis.papers.boxes import (
     EDGES,
     Frame,
     box_ious,
@@ -18,9 +20,7 @@ from attlas.analysis.boxes import (
     random_boxes,
     to_frame,
 )
-from attlas.analysis.masked import score
-from attlas.analysis.normalise import normalize, threshold
-from attlas.analysis.resample import check_picture, parse_grid, resample, spatial_dims
+from attlas.analysis.scoring.masked import score
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 The same three numbers are I2AM's refine losses (appendix A.5, eq. 15-21): differentiable where they are given a tensor,
 a diagnosis of every layer, head and call where they are given a trace. What the paper leaves open is settled in
-`attlas.analysis.attention_losses`.
+`attlas.analysis.papers.attention_losses`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attlas.analysis import kernels
-from attlas.analysis.attention import run_coords
-from attlas.analysis.attention_losses import LOSSES
-from attlas.analysis.key_parts import KeyPart, part_of
-from attlas.analysis.selection import Part, pick_calls, pick_kind, pick_parts, warn_inert
+from attlas.analysis.aggregation.key_parts import KeyPart, part_of
+from attlas.analysis.aggregation.selection import Part, pick_calls, pick_kind, pick_parts, warn_inert
+from attlas.analysis.aggregation.weights import axis_weights
+from attlas.analysis.blockwise import kernels
+from attlas.analysis.blockwise.attention import run_coords
+from attlas.analysis.papers.attention_losses import LOSSES
 from attlas.analysis.trace import Trace
-from attlas.analysis.weights import axis_weights
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
 
 __all__ = ["cwg", "dcml", "tv"]
@@ -55,7 +55,7 @@ def dcml(of: Tensor | Trace, queries: Any = None, **options: Any) -> Tensor | xr
     **options
         For both: ``coordinates``, place of each patch as (x, y), by default its column and row; ``variant``,
         ``expectation`` or ``printed``; ``reduction``, ``paper`` or ``mean``; ``renormalise``, by default True: see
-        `attlas.analysis.attention_losses`. Of a tensor: ``grids``, the rows and columns of queries and of keys.
+        `attlas.analysis.papers.attention_losses`. Of a tensor: ``grids``, the rows and columns of queries and of keys.
         Of a trace: ``kind`` (by default image); ``layers`` and ``steps`` as `maps` take them; ``branch`` (cond);
         ``segment`` and ``picture``, the part of the keys; ``keep``, which of t, layer and head stay apart (all three),
         the rest is averaged over after the loss is taken; ``source``: ``full``, or ``attention_mean``: the loss of the
@@ -80,7 +80,7 @@ def dcml(of: Tensor | Trace, queries: Any = None, **options: Any) -> Tensor | xr
     -----
     Order along the reference's own rows has a meaning only where references lie as the picture does. Where they are
     turned or mirrored, give the `coordinates` of the patches on the upright object, which
-    `attlas.analysis.upright.upright_places` finds in the demo world. A low loss alone is no sign of a good layer: all
+    `upright_places` finds in the demo world. A low loss alone is no sign of a good layer: all
     three are least where every query looks at one and the same patch.
 
     References

@@ -37,7 +37,7 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
         Torch device on which attention is computed.
 
     A leaf has its stored arrays and ``attention (run, branch, t, layer, head, query, key)``, float32, from either
-    encoding (see `attlas.analysis.attention.attention`); one that keeps summaries only has no ``attention``.
+    encoding (see `attlas.analysis.blockwise.attention.attention`); one that keeps summaries only has no ``attention``.
     Values are read when they are asked for. With ``chunks={}`` arrays are dask-backed, a stored array one chunk a
     shard; ``attention`` in blocks of at most 64 MiB or one matrix, each inside a shard.
 
@@ -162,7 +162,7 @@ class _Values(BackendArray):
 
 
 def _open(filename_or_obj: Any, direction: str, incomplete: bool, device: str) -> "Trace":
-    from attlas.analysis.selection import check_direction
+    from attlas.analysis.aggregation.selection import check_direction
     from attlas.analysis.trace import open_trace
 
     check_direction(direction)

@@ -6,9 +6,11 @@ a word's heads really answer. Choose on one part of the runs and score on anothe
 on the runs that chose it.
 """
 
-from attlas.analysis.head_choice import WEIGHTS, agreement, random_rankings, select
-from attlas.analysis.head_curve import curve, intervals
-from attlas.analysis.head_scores import (
+from attlas.analysis.head_choice.choice import WEIGHTS, agreement, random_rankings, select
+from attlas.analysis.head_choice.curve import curve, intervals
+from attlas.analysis.head_choice.misinterpretation import misinterpretation
+from attlas.analysis.head_choice.relevance import answers, contrast, relevance, vectors
+from attlas.analysis.head_choice.single_heads import (
     Head,
     greedy,
     head_ious,
@@ -20,8 +22,6 @@ from attlas.analysis.head_scores import (
     set_iou,
     top,
 )
-from attlas.analysis.misinterpretation import misinterpretation
-from attlas.analysis.relevance import answers, contrast, relevance, vectors
 
 __all__ = [
     "WEIGHTS",

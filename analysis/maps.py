@@ -4,15 +4,15 @@ I2AM: `ulam`, `tlam`, `hlam`, `llam` (eq. 7, 10-13), `sram` and `reverse_sram` (
 `hard` return raw, lazy sums; `transform` (I2AM eq. 5), `normalize`, `threshold` and `overlay` make pictures of them.
 """
 
-from attlas.analysis.aggregate import aggregate
-from attlas.analysis.daam import DAAM_VARIANTS, daam, hard, released_layers
-from attlas.analysis.i2am import I2AM_VARIANTS, transform
-from attlas.analysis.levels import hlam, llam, tlam, ulam
+from attlas.analysis.aggregation.aggregate import aggregate
+from attlas.analysis.aggregation.resample import resample
+from attlas.analysis.aggregation.together import together
 from attlas.analysis.normalise import normalize, threshold
-from attlas.analysis.overlay import overlay
-from attlas.analysis.patches import reverse_sram, sram
-from attlas.analysis.resample import resample
-from attlas.analysis.together import together
+from attlas.analysis.output.overlay import overlay
+from attlas.analysis.papers.daam import DAAM_VARIANTS, daam, hard, released_layers
+from attlas.analysis.papers.i2am import I2AM_VARIANTS, transform
+from attlas.analysis.papers.levels import hlam, llam, tlam, ulam
+from attlas.analysis.papers.patches import reverse_sram, sram
 
 __all__ = [
     "DAAM_VARIANTS",

@@ -7,9 +7,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from attlas.analysis.masked import Mask, inside_of, mean_inside, score
-from attlas.analysis.picture_metrics import psnr, ssim
-from attlas.analysis.resample import spatial_dims
+from attlas.analysis.aggregation.resample import spatial_dims
+from attlas.analysis.scoring.masked import Mask, inside_of, mean_inside, score
+from attlas.analysis.scoring.picture_metrics import psnr, ssim
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
 __all__ = ["DISTANCES", "box", "box_iou", "coverage", "imacs", "iou", "pck", "peak", "psnr", "ssim"]

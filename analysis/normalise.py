@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.resample import spatial_dims
+from attlas.analysis.aggregation.resample import spatial_dims
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
 __all__ = [

@@ -8,12 +8,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.daam import hard
-from attlas.analysis.label_means import means_by_label
-from attlas.analysis.resample import check_picture, spatial_dims
-from attlas.analysis.span_maps import span_maps
+from attlas.analysis.aggregation.resample import check_picture, spatial_dims
+from attlas.analysis.papers.daam import hard
+from attlas.analysis.papers.span_maps import span_maps
+from attlas.analysis.scoring.label_means import means_by_label
+from attlas.analysis.scoring.word_pairs import Pair, Pairs, distinct_words, unrelated_pairs, word_pairs
 from attlas.analysis.trace import Trace
-from attlas.analysis.word_pairs import Pair, Pairs, distinct_words, unrelated_pairs, word_pairs
 from attlas.analysis.words import Span, prompts
 from attlas.schemas.errors import InvalidValueError
 
@@ -86,7 +86,7 @@ def overlaps(
         a function from a prompt to ``(span of head, span of dependent, relation)``; None is spaCy's dependency
         parser.
     tau, variant, rule
-        Of `attlas.analysis.daam.hard`, on the maps' own grid. ``overlaps(trace, **RELEASED_OVERLAP)`` is as the
+        Of `attlas.analysis.papers.daam.hard`, on the maps' own grid. ``overlaps(trace, **RELEASED_OVERLAP)`` is as the
         released notebook has it.
     empty
         As in `overlap_of`.
@@ -96,7 +96,7 @@ def overlaps(
     branch
         Guidance branch.
     **options
-        Of `attlas.analysis.span_maps.span_map`.
+        Of `attlas.analysis.papers.span_maps.span_map`.
 
     Returns
     -------
@@ -147,10 +147,10 @@ def overlaps_of(
     Parameters
     ----------
     maps
-        ``(run, word, query_y, query_x)``, from `attlas.analysis.span_maps.span_maps` of `words` with the same
+        ``(run, word, query_y, query_x)``, from `attlas.analysis.papers.span_maps.span_maps` of `words` with the same
         `variant`.
     found
-        Pairs of each run, from `attlas.analysis.word_pairs.word_pairs`.
+        Pairs of each run, from `attlas.analysis.scoring.word_pairs.word_pairs`.
     words
         Spans of each run's words; every word of a pair is among them.
     texts
@@ -185,7 +185,7 @@ def by_relation(table: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset along ``relation``: each measure, its ``_ci95``, and ``n``, the pairs. Intervals as in
-    `attlas.analysis.label_means.means_by_label`.
+    `attlas.analysis.scoring.label_means.means_by_label`.
     """
     whole = table.compute()
     made = {name: means_by_label(whole[name], whole["relation"], name="relation") for name in MEASURES}

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from attlas.analysis.number_scores import score_numbers
-from attlas.analysis.reference_scores import reference_kind, score_reference
-from attlas.analysis.score_table import Score, ScoreTable
+from attlas.analysis.scoring.number_scores import score_numbers
+from attlas.analysis.scoring.reference_scores import reference_kind, score_reference
+from attlas.analysis.scoring.score_table import Score, ScoreTable
+from attlas.analysis.scoring.word_scores import score_words
 from attlas.analysis.sink_rule import Sinks
 from attlas.analysis.trace import Trace
-from attlas.analysis.word_scores import score_words
 from attlas.analysis.words import text_kind
 from attlas.schemas.errors import NotRecordedError
 

@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.daam import daam, hard
+from attlas.analysis.aggregation.resample import check_picture, resample, spatial_dims
 from attlas.analysis.heads import noun_masks, noun_samples
 from attlas.analysis.metrics import iou
-from attlas.analysis.precision import pixel_precision
-from attlas.analysis.resample import check_picture, resample, spatial_dims
+from attlas.analysis.papers.daam import daam, hard
+from attlas.analysis.scoring.precision import pixel_precision
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, NotRecordedError
 
@@ -43,13 +43,13 @@ def segmentation(
     nouns
         Names to score; by default every mask annotation that is a word of a prompt.
     taus, variant, rule
-        Thresholds and rule of `attlas.analysis.daam.hard`; maps are brought to the picture as the variant does.
+        Thresholds and rule of `attlas.analysis.papers.daam.hard`; maps are brought to the picture as the variant does.
     truth
         Where the masks are taken from, by run id; by default `trace` itself.
     seed
         Of the random picture.
     **options
-        Of `attlas.analysis.daam.daam`, such as ``layers`` or ``heads``.
+        Of `attlas.analysis.papers.daam.daam`, such as ``layers`` or ``heads``.
 
     Returns
     -------
@@ -59,9 +59,9 @@ def segmentation(
     ``iou``, ``intersection``, ``union`` ``(tau, sample)``
         Of hard map and mask; the last two in pixels, for `pooled_iou`.
     ``confidence`` ``(tau, sample)``
-        Mean of the map inside its hard map over its maximum, for `attlas.analysis.precision.instance_precision`.
+        Mean of the map inside its hard map over its maximum, for `instance_precision`.
     ``pixel_precision``
-        Average precision of the map's pixels, see `attlas.analysis.precision.pixel_precision`.
+        Average precision of the map's pixels, see `attlas.analysis.scoring.precision.pixel_precision`.
     ``whole``, ``random``, ``ceiling``
         IoU of the whole picture, of half the pixels drawn at random (DAAM Table 1, row 4), and of the mask itself at
         the map's own grid.

@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.key_parts import KeyPart
-from attlas.analysis.selection import Part, pick_kind, pick_parts
+from attlas.analysis.aggregation.key_parts import KeyPart
+from attlas.analysis.aggregation.selection import Part, pick_kind, pick_parts
+from attlas.analysis.aggregation.weights import axis_weights
 from attlas.analysis.sink_rule import Sinks, importance, kept_keys, rule_means, typical
 from attlas.analysis.trace import Trace
-from attlas.analysis.weights import axis_weights
 from attlas.schemas.errors import unknown_name
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.selection import Part
+from attlas.analysis.aggregation.selection import Part
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
 

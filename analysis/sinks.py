@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.attention import run_coords
-from attlas.analysis.selection import Heads, Part, pick_calls, pick_kind, pick_parts
+from attlas.analysis.aggregation.selection import Heads, Part, pick_calls, pick_kind, pick_parts
+from attlas.analysis.blockwise.attention import run_coords
 from attlas.analysis.sink_report import SinkReport, report
 from attlas.analysis.sink_rule import RULES, TYPICAL, Sinks, importance, kept_keys, typical
 from attlas.analysis.trace import Trace

@@ -163,7 +163,7 @@ def tagged_words(trace: Trace, tagger: Tagger | Mapping[str, str] | None = None,
 
 
 def spans_of(words: xr.Dataset) -> list[list[list[Span]]]:
-    """Give the spans of `tagged_words` for each run, as `attlas.analysis.span_maps.span_maps` takes them."""
+    """Give the spans of `tagged_words` for each run, as `attlas.analysis.papers.span_maps.span_maps` takes them."""
     return [
         [[(int(start), int(end))] for start, end in zip(starts, ends, strict=True) if start >= 0]
         for starts, ends in zip(words["start"].values, words["end"].values, strict=True)

@@ -163,8 +163,8 @@ class Trace:
         return self._labels[leaf, branch].assign(data)
 
     def attention(self, kind: str, direction: str = "g2r", grid: str | None = None) -> xr.DataArray:
-        """Attention of one leaf; see `attlas.analysis.attention.attention`."""
-        from attlas.analysis.attention import attention
+        """Attention of one leaf; see `attlas.analysis.blockwise.attention.attention`."""
+        from attlas.analysis.blockwise.attention import attention
 
         return attention(self, kind, direction, grid)
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.selection import pick_kind
+from attlas.analysis.aggregation.selection import pick_kind
 from attlas.analysis.trace import Trace
 from attlas.schemas import Leaf
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name

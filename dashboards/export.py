@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attlas.analysis import Trace
-from attlas.analysis.pictures import save_map
+from attlas.analysis.output.pictures import save_map
 from attlas.dashboards.colours import blend, enlarge, relative
 from attlas.dashboards.page import png_bytes
 

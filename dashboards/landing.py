@@ -6,7 +6,7 @@ from typing import Any
 import xarray as xr
 
 from attlas.analysis import Trace
-from attlas.analysis.key_parts import KeyPart
+from attlas.analysis.aggregation.key_parts import KeyPart
 from attlas.schemas import Leaf, Store
 
 __all__ = ["Landing", "landing", "middle"]

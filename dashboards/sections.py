@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis import Trace, maps
-from attlas.analysis.reference_scores import patch_targets
+from attlas.analysis.scoring.reference_scores import patch_targets
 from attlas.analysis.words import has_word, spans, text_kind, word_keys
 from attlas.dashboards.figures import GREEN, contoured, framed_patch, large, map_figure, spread_patches
 from attlas.dashboards.labels import call_label, layer_labels, layer_order

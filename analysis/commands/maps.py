@@ -71,9 +71,9 @@ def map_(store: str, name: str, **given: Any) -> None:
     --heads top:10 takes the 10 heads (top:0.2: the fifth of them) whose maps of the word agree best with all heads'.
     """
     from attlas.analysis import open_trace
-    from attlas.analysis.pictures import SUFFIXES, one_frame, save_map
+    from attlas.analysis.output.pictures import SUFFIXES, one_frame, save_map
+    from attlas.analysis.output.whole_file import check_suffix
     from attlas.analysis.plugins import load_plugins
-    from attlas.analysis.whole_file import check_suffix
 
     load_plugins(given["plugins"])
     if given["out"]:

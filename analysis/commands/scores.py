@@ -9,7 +9,7 @@ import click
 from attlas.analysis.commands.sink_options import sink_options, sinks_given
 
 if TYPE_CHECKING:
-    from attlas.analysis.score_table import ScoreTable
+    from attlas.analysis.scoring.score_table import ScoreTable
 
 __all__ = ["score"]
 
@@ -31,8 +31,8 @@ def score(
     from tqdm import tqdm
 
     from attlas.analysis import open_trace, scores
-    from attlas.analysis.score_files import SUFFIXES, save_scores
-    from attlas.analysis.whole_file import check_suffix
+    from attlas.analysis.output.score_files import SUFFIXES, save_scores
+    from attlas.analysis.output.whole_file import check_suffix
 
     if out is not None:
         check_suffix(out, SUFFIXES)
@@ -54,7 +54,7 @@ def score(
 
 def _side_by_side(tables: "dict[str, list[ScoreTable]]") -> str:
     """Tables about the same thing in one, a column a store; by itself a store keeps its settings too."""
-    from attlas.analysis.score_table import beside
+    from attlas.analysis.scoring.score_table import beside
 
     if len(tables) == 1:
         return "\n\n".join(str(table) for made in tables.values() for table in made)

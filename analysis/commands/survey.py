@@ -41,9 +41,9 @@ def survey(stores: tuple[str, ...], *, listed: bool, as_json: bool, **given: Any
     attlas survey trained.zarr random.zarr --statistic pck1 --by model --out pck.parquet
     attlas survey --list
     """
+    from attlas.analysis.output.whole_file import check_suffix
     from attlas.analysis.plugins import load_plugins
     from attlas.analysis.surveys.files import SUFFIXES
-    from attlas.analysis.whole_file import check_suffix
 
     load_plugins(given["plugins"])
     if listed:

@@ -5,15 +5,15 @@ from typing import Any
 
 import xarray as xr
 
-from attlas.analysis.daam import hard
 from attlas.analysis.metrics import coverage, iou
+from attlas.analysis.papers.daam import hard
+from attlas.analysis.papers.span_maps import span_maps
 from attlas.analysis.recipes.figures import Panel, sheet
 from attlas.analysis.recipes.prompt_words import chosen_tagger, picture_of, whole_runs, word_panels
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar, first_runs
 from attlas.analysis.recipes.settings import settings_of
 from attlas.analysis.segmentation import plain
-from attlas.analysis.span_maps import span_maps
 from attlas.analysis.speech import spans_of, tagged_words
 from attlas.analysis.trace import Trace
 

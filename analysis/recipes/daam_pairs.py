@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.daam import hard
 from attlas.analysis.metrics import coverage
 from attlas.analysis.overlap import MEASURES, RELEASED_OVERLAP, by_relation, overlaps_of
+from attlas.analysis.papers.daam import hard
+from attlas.analysis.papers.span_maps import span_maps
 from attlas.analysis.recipes.figures import Panel, sheet
 from attlas.analysis.recipes.prompt_words import (
     chosen_parser,
@@ -21,10 +22,9 @@ from attlas.analysis.recipes.prompt_words import (
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar, mean_of
 from attlas.analysis.recipes.settings import label_of, settings_of
-from attlas.analysis.span_maps import span_maps
+from attlas.analysis.scoring.word_pairs import distinct_words, unrelated_pairs, word_pairs
 from attlas.analysis.speech import spans_of, tagged_words
 from attlas.analysis.trace import Trace
-from attlas.analysis.word_pairs import distinct_words, unrelated_pairs, word_pairs
 from attlas.analysis.words import prompts
 from attlas.schemas.errors import InvalidValueError
 

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from attlas.analysis.papers.span_maps import span_maps
 from attlas.analysis.recipes.figures import COLOURS, axes_grid, drawing
 from attlas.analysis.recipes.prompt_words import chosen_tagger
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar
 from attlas.analysis.recipes.settings import label_of, settings_of
-from attlas.analysis.span_maps import span_maps
+from attlas.analysis.scoring.word_coverage import by_speech, coverage_of
 from attlas.analysis.speech import spans_of, tagged_words
 from attlas.analysis.trace import Trace
-from attlas.analysis.word_coverage import by_speech, coverage_of
 
 __all__ = ["fig5"]
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.daam import released_layers
-from attlas.analysis.precision import instance_precision
+from attlas.analysis.papers.daam import released_layers
 from attlas.analysis.recipes.figures import COLOURS, Line, axes_grid, curves, drawing
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar, mean_of
 from attlas.analysis.recipes.settings import label_of, settings_of
+from attlas.analysis.scoring.precision import instance_precision
 from attlas.analysis.segmentation import pooled_iou, segmentation
 from attlas.analysis.trace import Trace
 

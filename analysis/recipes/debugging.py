@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from attlas.analysis.aggregation.selection import pick_parts
 from attlas.analysis.maps import llam, ulam
 from attlas.analysis.metrics import pck, psnr, ssim
 from attlas.analysis.recipes.debugging_figures import before_and_after, change_bars
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar, imacs_of, mean_of, reference_options
 from attlas.analysis.recipes.settings import settings_of
-from attlas.analysis.reference_scores import sram_peaks, true_patches
 from attlas.analysis.registry import statistic_of
-from attlas.analysis.score_table import Score
-from attlas.analysis.selection import pick_parts
+from attlas.analysis.scoring.reference_scores import sram_peaks, true_patches
+from attlas.analysis.scoring.score_table import Score
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 

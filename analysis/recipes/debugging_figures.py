@@ -9,8 +9,8 @@ import xarray as xr
 from attlas.analysis.maps import sram, ulam
 from attlas.analysis.recipes.figures import BLUE, COLOURS, RED, Mark, Panel, axes_grid, drawing, sheet
 from attlas.analysis.recipes.reference import first_runs, imacs_of, planes, reference_options, soft_map, well_spread
-from attlas.analysis.reference_scores import true_patches
-from attlas.analysis.score_table import Score
+from attlas.analysis.scoring.reference_scores import true_patches
+from attlas.analysis.scoring.score_table import Score
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.analysis.overlay import colour
-from attlas.analysis.resample import resample_values
+from attlas.analysis.aggregation.resample import resample_values
+from attlas.analysis.output.overlay import colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

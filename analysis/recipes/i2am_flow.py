@@ -26,7 +26,7 @@ from attlas.analysis.recipes.reference import (
     well_spread,
 )
 from attlas.analysis.recipes.settings import labels_of, settings_of
-from attlas.analysis.reference_scores import sram_peaks
+from attlas.analysis.scoring.reference_scores import sram_peaks
 from attlas.analysis.trace import Trace
 
 __all__ = ["PAPER_IMACS", "fig6", "fig7", "fig8"]

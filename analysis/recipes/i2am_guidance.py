@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from attlas.analysis.aggregation.resample import resample
 from attlas.analysis.maps import ulam
-from attlas.analysis.masked import inside_of, mean_inside
 from attlas.analysis.metrics import iou
-from attlas.analysis.picture_metrics import psnr
 from attlas.analysis.recipes.figures import Panel, sheet
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import (
@@ -24,7 +23,8 @@ from attlas.analysis.recipes.reference import (
     soft_map,
 )
 from attlas.analysis.recipes.settings import settings_of
-from attlas.analysis.resample import resample
+from attlas.analysis.scoring.masked import inside_of, mean_inside
+from attlas.analysis.scoring.picture_metrics import psnr
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.i2am import transform
 from attlas.analysis.maps import ulam
 from attlas.analysis.metrics import imacs
-from attlas.analysis.picture_metrics import psnr, ssim
+from attlas.analysis.papers.i2am import transform
 from attlas.analysis.recipes.figures import COLOURS, Line, axes_grid, curves, drawing
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import TAU, bar, chosen_layers, mean_of, reference_options
 from attlas.analysis.recipes.settings import labels_of, settings_of
+from attlas.analysis.scoring.picture_metrics import psnr, ssim
 from attlas.analysis.trace import Trace
 
 __all__ = ["PAPER_TABLE", "slopes", "table4"]

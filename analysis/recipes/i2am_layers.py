@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.aggregate import aggregate
+from attlas.analysis.aggregation.aggregate import aggregate
 from attlas.analysis.maps import llam, sram
 from attlas.analysis.metrics import pck, peak
 from attlas.analysis.recipes.figures import BLUE, RED, Line, Mark, Panel, axes_grid, curves, drawing, sheet
@@ -24,8 +24,8 @@ from attlas.analysis.recipes.reference import (
     well_spread,
 )
 from attlas.analysis.recipes.settings import labels_of, settings_of
-from attlas.analysis.reference_scores import sram_peaks, true_patches
-from attlas.analysis.score_table import Score
+from attlas.analysis.scoring.reference_scores import sram_peaks, true_patches
+from attlas.analysis.scoring.score_table import Score
 from attlas.analysis.trace import Trace
 from attlas.schemas import Leaf
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from attlas.analysis.aggregation.resample import resample
 from attlas.analysis.detection import PLANE, box_ious, boxes, mean_iou
 from attlas.analysis.normalise import normalize
 from attlas.analysis.recipes.figures import Line, axes_grid, curves, drawing
 from attlas.analysis.recipes.i2am_detection import MASKS, detection_maps, detection_settings, truth
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar, mean_of
-from attlas.analysis.resample import resample
 from attlas.analysis.trace import Trace
 
 __all__ = ["PAPER_SWEEP", "table3"]

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.aggregate import aggregate
+from attlas.analysis.aggregation.aggregate import aggregate
 from attlas.analysis.normalise import normalize
 from attlas.analysis.recipes.figures import Panel, sheet
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe

@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from attlas.analysis.i2am import transform
+from attlas.analysis.aggregation.resample import spatial_dims
+from attlas.analysis.aggregation.selection import pick_parts
 from attlas.analysis.metrics import imacs
-from attlas.analysis.resample import spatial_dims
-from attlas.analysis.score_table import Score, score_of
-from attlas.analysis.selection import pick_parts
+from attlas.analysis.papers.i2am import transform
+from attlas.analysis.scoring.score_table import Score, score_of
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 

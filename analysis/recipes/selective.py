@@ -7,14 +7,14 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis import heads
-from attlas.analysis.head_curve import Ranking
+from attlas.analysis.head_choice.curve import Ranking
+from attlas.analysis.papers.vocabulary import vocabulary
 from attlas.analysis.recipes.figures import Line, axes_grid, curves, drawing
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar
 from attlas.analysis.recipes.settings import settings_of
-from attlas.analysis.score_table import Score
+from attlas.analysis.scoring.score_table import Score
 from attlas.analysis.trace import Trace
-from attlas.analysis.vocabulary import vocabulary
 from attlas.schemas.errors import NotRecordedError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attlas.analysis.score_table import Score
+from attlas.analysis.scoring.score_table import Score
 
 __all__ = ["Table"]
 

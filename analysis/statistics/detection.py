@@ -6,8 +6,8 @@ import xarray as xr
 
 from attlas.analysis import maps
 from attlas.analysis.detection import box_ious, boxes, boxes_of
-from attlas.analysis.reference_scores import noted_mask
 from attlas.analysis.registry import statistic
+from attlas.analysis.scoring.reference_scores import noted_mask
 from attlas.analysis.trace import Trace
 
 __all__ = ["box_iou"]

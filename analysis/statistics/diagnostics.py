@@ -6,12 +6,12 @@ from typing import Any
 import xarray as xr
 
 from attlas.analysis import diagnostics
-from attlas.analysis.key_parts import KeyPart
-from attlas.analysis.reference_scores import reference_kind
+from attlas.analysis.aggregation.key_parts import KeyPart
+from attlas.analysis.aggregation.selection import pick_parts
 from attlas.analysis.registry import statistic
-from attlas.analysis.selection import pick_parts
+from attlas.analysis.scoring.reference_scores import reference_kind
+from attlas.analysis.scoring.upright import upright_places
 from attlas.analysis.trace import Trace
-from attlas.analysis.upright import upright_places
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
 __all__ = ["cwg", "dcml", "tv"]

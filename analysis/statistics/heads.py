@@ -6,11 +6,11 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis import heads
-from attlas.analysis.attention import run_coords
+from attlas.analysis.blockwise.attention import run_coords
+from attlas.analysis.head_choice.relevance import answers
+from attlas.analysis.papers.vocabulary import vocabulary
 from attlas.analysis.registry import statistic
-from attlas.analysis.relevance import answers
 from attlas.analysis.trace import Trace
-from attlas.analysis.vocabulary import vocabulary
 
 __all__ = ["concept_share", "head_iou"]
 

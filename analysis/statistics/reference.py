@@ -4,7 +4,8 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis.metrics import imacs, iou, pck, psnr, ssim
-from attlas.analysis.reference_scores import (
+from attlas.analysis.registry import statistic
+from attlas.analysis.scoring.reference_scores import (
     PENALTY,
     TAU,
     noted_mask,
@@ -13,7 +14,6 @@ from attlas.analysis.reference_scores import (
     sram_peaks,
     true_patches,
 )
-from attlas.analysis.registry import statistic
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import NotRecordedError, unknown_name
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.daam import daam, hard
 from attlas.analysis.metrics import iou
+from attlas.analysis.papers.daam import daam, hard
 from attlas.analysis.registry import statistic
+from attlas.analysis.scoring.word_coverage import word_coverage
 from attlas.analysis.segmentation import plain
 from attlas.analysis.trace import Trace
-from attlas.analysis.word_coverage import word_coverage
 from attlas.analysis.words import has_word, prompts
 from attlas.schemas.errors import NotRecordedError, unknown_name
 
@@ -29,7 +29,7 @@ def coverage(
 ) -> xr.DataArray:
     """Fraction of the picture in the hard map of each word, ``(run, word)``; labels ``text`` and ``pos`` to group by.
 
-    `tagger` is a tag for each word, by default spaCy's; see `attlas.analysis.word_coverage.word_coverage`.
+    `tagger` is a tag for each word, by default spaCy's; see `attlas.analysis.scoring.word_coverage.word_coverage`.
     """
     options = {"tau": tau, "variant": variant, "rule": rule, "branch": branch, "layers": layers}
     return word_coverage(trace, tagger, **options)["coverage"]  # type: ignore[arg-type]

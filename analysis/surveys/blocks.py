@@ -7,12 +7,12 @@ from functools import lru_cache
 import dask
 import xarray as xr
 
+from attlas.analysis.aggregation.together import together
 from attlas.analysis.statistics.grouping import grouped
 from attlas.analysis.statistics.partials import Moments
 from attlas.analysis.surveys.labels import Labels
 from attlas.analysis.surveys.records import canonical
 from attlas.analysis.surveys.specs import Spec
-from attlas.analysis.together import together
 from attlas.analysis.trace import Trace
 from attlas.schemas import Store, open_store
 from attlas.schemas.errors import InvalidValueError

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from attlas.analysis.output.whole_file import check_suffix, save_netcdf, save_table, whole_file
 from attlas.analysis.surveys.result import Survey
-from attlas.analysis.whole_file import check_suffix, save_netcdf, save_table, whole_file
 
 __all__ = ["SUFFIXES", "save_survey"]
 

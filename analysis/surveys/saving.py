@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from attlas.analysis.output.whole_file import whole_file
 from attlas.analysis.statistics.grouping import plain
 from attlas.analysis.statistics.partials import Comoments, Histogram, Moments
 from attlas.analysis.statistics.sketch import Sketch
 from attlas.analysis.surveys.partial import Part, Partial
-from attlas.analysis.whole_file import whole_file
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["load", "save"]

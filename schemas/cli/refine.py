@@ -75,7 +75,7 @@ def _claim(out: Path, name: str, settings: Mapping[str, Any]) -> None:
 
 def attention_losses(weights: Mapping[str, float]) -> Any:
     """Weighted terms of eq. 22 for `refine`: each averaged over layers and samples."""
-    losses = importlib.import_module("attlas.analysis.attention_losses").LOSSES
+    losses = importlib.import_module("attlas.analysis.papers.attention_losses").LOSSES
 
     def terms(attention: Any, queries: Any, places: Any) -> dict[str, Any]:
         return {name: weight * losses[name](attention, queries, places).mean() for name, weight in weights.items()}

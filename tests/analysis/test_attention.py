@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from attlas.analysis import InertAttentionWarning, attention, kernels, maps, open_trace
+from attlas.analysis import InertAttentionWarning, maps, open_trace
+from attlas.analysis.blockwise import attention, kernels
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attlas.analysis.attention_losses import LOSSES, centres, cwg_loss, dcml_loss, patch_coordinates, tv_loss
+from attlas.analysis.papers.attention_losses import LOSSES, centres, cwg_loss, dcml_loss, patch_coordinates, tv_loss
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
 sizes = st.integers(1, 4)

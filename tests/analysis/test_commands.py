@@ -83,7 +83,7 @@ def test_numbers_as_netcdf(store, tmp_path):
 
 def test_tokens_and_large_seeds_fit_netcdf(tools, tmp_path):
     trace = open_trace(simulate_store(runs=1, kinds=("text",)))
-    from attlas.analysis.pictures import save_map
+    from attlas.analysis.output.pictures import save_map
 
     values = maps.ulam(trace, "g2r").assign_coords(seed=("run", [2**40]))
     save_map(trace, values, tmp_path / "tokens.nc")

@@ -6,8 +6,8 @@ import pytest
 from attlas.analysis import open_trace, recipes
 from attlas.analysis.recipes import daam_speech, daam_table
 from attlas.analysis.recipes.prompt_words import DEMO_WORDS, missing_nouns, phrases
+from attlas.analysis.scoring.word_coverage import by_speech, word_coverage
 from attlas.analysis.segmentation import segmentation
-from attlas.analysis.word_coverage import by_speech, word_coverage
 from attlas.recorder.demo.shapes.words import COLOURS, NOUNS
 from attlas.schemas import simulate_store
 

@@ -5,11 +5,11 @@ import pytest
 
 from attlas.analysis import open_trace, recipes
 from attlas.analysis.diagnostics import cwg, dcml, tv
-from attlas.analysis.picture_metrics import ssim
 from attlas.analysis.recipes.debugging import PAPER, table2
-from attlas.analysis.reference_scores import sram_peaks, true_patches
 from attlas.analysis.registry import statistic_of
-from attlas.analysis.upright import upright_places
+from attlas.analysis.scoring.picture_metrics import ssim
+from attlas.analysis.scoring.reference_scores import sram_peaks, true_patches
+from attlas.analysis.scoring.upright import upright_places
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 
 RUNS = 4

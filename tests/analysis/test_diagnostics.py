@@ -6,9 +6,9 @@ import torch
 import xarray as xr
 
 from attlas.analysis import open_trace
-from attlas.analysis.attention_losses import LOSSES
 from attlas.analysis.diagnostics import cwg, dcml, tv
-from attlas.analysis.upright import upright_places
+from attlas.analysis.papers.attention_losses import LOSSES
+from attlas.analysis.scoring.upright import upright_places
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 
 DIAGNOSTICS = {"dcml": dcml, "tv": tv, "cwg": cwg}

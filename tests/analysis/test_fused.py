@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from attlas.analysis import fused, kernels
-from attlas.analysis.fused import Ask, Room, several_means
-from attlas.analysis.matrices import Factors, LogAttention
+from attlas.analysis.blockwise import fused, kernels
+from attlas.analysis.blockwise.fused import Ask, Room, several_means
+from attlas.analysis.blockwise.matrices import Factors, LogAttention
 
 COUNT, QUERIES, KEYS = 3, 11, 7
 AXIS = {"g2r": -1, "r2g": -2}

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attlas.analysis import attention, maps, open_trace, words
+from attlas.analysis import maps, open_trace, words
+from attlas.analysis.blockwise import attention
 from attlas.schemas import Leaf, Manifest, create_store, simulate_store
 from attlas.schemas.errors import NotRecordedError
 

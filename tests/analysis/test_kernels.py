@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.special import logsumexp, softmax
 
-from attlas.analysis import kernels
+from attlas.analysis.blockwise import kernels
 
 AXIS = {"g2r": -1, "r2g": -2}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attlas.analysis import InertAttentionWarning, maps, metrics, open_trace
-from attlas.analysis.reference_scores import score_reference
+from attlas.analysis.scoring.reference_scores import score_reference
 from attlas.schemas import Leaf, simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError
 

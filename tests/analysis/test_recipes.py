@@ -18,7 +18,7 @@ from attlas.analysis.recipes import Need, RecipeResult, Table
 from attlas.analysis.recipes.figures import Line, Panel, axes_grid, curves, drawing, painted, sheet
 from attlas.analysis.recipes.recipe import DEMO_STORES
 from attlas.analysis.recipes.settings import settings_of
-from attlas.analysis.score_table import Score
+from attlas.analysis.scoring.score_table import Score
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import AttlasError, InvalidValueError, NotRecordedError, UnknownNameError
 

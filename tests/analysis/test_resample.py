@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 
+from attlas.analysis.aggregation.resample import matrix, parse_grid
 from attlas.analysis.maps import resample
-from attlas.analysis.resample import matrix, parse_grid
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
 TORCH = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic", "area": "area"}

@@ -9,10 +9,11 @@ import torch
 import xarray as xr
 from dask.array.core import Array
 
-from attlas.analysis import attention, fused, kernels, maps, open_trace
-from attlas.analysis.folding import SPLIT_EVERY, folded
-from attlas.analysis.fused import Ask, Room, several_means
-from attlas.analysis.matrices import Factors
+from attlas.analysis import maps, open_trace
+from attlas.analysis.blockwise import attention, fused, kernels
+from attlas.analysis.blockwise.folding import SPLIT_EVERY, folded
+from attlas.analysis.blockwise.fused import Ask, Room, several_means
+from attlas.analysis.blockwise.matrices import Factors
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from attlas.analysis import open_trace, scores
-from attlas.analysis.reference_scores import patch_targets, sram_peaks
-from attlas.analysis.score_table import score_of
+from attlas.analysis.scoring.reference_scores import patch_targets, sram_peaks
+from attlas.analysis.scoring.score_table import score_of
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import NotRecordedError, UnknownNameError
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attlas.analysis import maps, open_trace
-from attlas.analysis.precision import assigned_iou, instance_precision, pixel_precision
 from attlas.analysis.recipes.daam_table import _area
+from attlas.analysis.scoring.precision import assigned_iou, instance_precision, pixel_precision
 from attlas.analysis.segmentation import ceiling, pooled_iou, random_hard, segmentation
 from attlas.analysis.statistics.words import coverage, intensity, noun_iou
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError

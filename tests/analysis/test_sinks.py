@@ -212,7 +212,7 @@ def test_sinks_across_runs_are_the_same_in_every_run(tools):
 
 
 def test_classes_of_patches(planted, tools):
-    from attlas.analysis.selection import pick_parts
+    from attlas.analysis.aggregation.selection import pick_parts
     from attlas.analysis.sink_report import key_classes
 
     _, _, trace = planted
@@ -226,7 +226,7 @@ def test_classes_of_patches(planted, tools):
 
 
 def test_the_first_frame_of_a_video():
-    from attlas.analysis.selection import pick_parts
+    from attlas.analysis.aggregation.selection import pick_parts
     from attlas.analysis.sink_report import key_classes
 
     trace = open_trace(simulate_store(runs=1, kinds=("self",), frames=2))

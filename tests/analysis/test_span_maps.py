@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from attlas.analysis import maps, open_trace
-from attlas.analysis.span_maps import span_map, span_maps
+from attlas.analysis.papers.span_maps import span_map, span_maps
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 
 PROMPT = "a triangle, triangle"

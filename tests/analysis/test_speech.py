@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from attlas.analysis import maps, open_trace, speech
-from attlas.analysis.label_means import means_by_label
 from attlas.analysis.overlap import RELEASED_OVERLAP, by_relation, overlap_of, overlaps
-from attlas.analysis.word_coverage import by_speech, intensity, word_coverage
+from attlas.analysis.scoring.label_means import means_by_label
+from attlas.analysis.scoring.word_coverage import by_speech, intensity, word_coverage
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
 LEXICON = {"a": "DET", "red": "ADJ", "disc": "NOUN", "cat": "NOUN", "and": "CCONJ"}

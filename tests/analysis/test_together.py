@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from attlas.analysis import maps, open_trace
-from attlas.analysis.attention import recomputed_summaries
-from attlas.analysis.matrices import Factors, LogAttention
+from attlas.analysis.blockwise.attention import recomputed_summaries
+from attlas.analysis.blockwise.matrices import Factors, LogAttention
 from attlas.analysis.reading import ShardReader
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError

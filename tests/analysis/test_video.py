@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attlas.analysis import attention, heads, maps, open_trace, scores
+from attlas.analysis import heads, maps, open_trace, scores
+from attlas.analysis.aggregation.resample import resample_values
+from attlas.analysis.blockwise import attention
 from attlas.analysis.commands.maps import map_
-from attlas.analysis.pictures import background, save_map
-from attlas.analysis.resample import resample_values
+from attlas.analysis.output.pictures import background, save_map
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError
 

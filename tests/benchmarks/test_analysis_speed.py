@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from attlas.analysis import kernels, maps, open_trace
-from attlas.analysis.fused import Ask, Room, several_means
-from attlas.analysis.matrices import Factors, LogAttention
+from attlas.analysis import maps, open_trace
+from attlas.analysis.blockwise import kernels
+from attlas.analysis.blockwise.fused import Ask, Room, several_means
+from attlas.analysis.blockwise.matrices import Factors, LogAttention
 from attlas.schemas import Leaf, Manifest, create_store
 
 # Queries, keys, channels: of Stable Diffusion 1.5 (text, self) and of the demo's try-on (image), at 512 and 64 pixels.

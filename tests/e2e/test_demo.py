@@ -11,7 +11,7 @@ from browsing import browsing, serving, visiting
 from playwright.sync_api import expect
 
 from attlas.analysis import open_trace, recipes
-from attlas.analysis.reference_scores import patch_targets, sram_peaks
+from attlas.analysis.scoring.reference_scores import patch_targets, sram_peaks
 from attlas.recorder import load_pipeline
 from attlas.recorder.demo import shapes, tryon
 from attlas.schemas import open_store, validate_store

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from attlas.analysis import maps, metrics, open_trace
-from attlas.analysis.resample import matrix
+from attlas.analysis.aggregation.resample import matrix
 from attlas.schemas import layout, simulate_store
 
 SIZES = st.integers(1, 9)

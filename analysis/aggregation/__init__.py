@@ -1,0 +1,1 @@
+"""The one operator behind all maps: what is chosen, how leaves are read, weighed, laid out and summed."""

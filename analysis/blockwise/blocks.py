@@ -1,0 +1,197 @@
+"""Blocks of attention from stored arrays: what is read together, and what a block function gets."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attlas.analysis.blockwise import kernels
+from attlas.analysis.blockwise.fused import Ask, Room, several_means
+from attlas.analysis.blockwise.matrices import Factors, LogAttention, Matrices
+from attlas.analysis.trace import Trace
+from attlas.schemas.errors import NotRecordedError
+
+__all__ = ["DIMS", "Inputs", "attention_block", "means_block", "used_places"]
+
+DIMS = ("run", "branch", "t", "layer", "head", "query", "key")
+WEIGHTS = ("run", "branch", "averaged")
+
+
+class Inputs:
+    """Stored arrays from which a leaf's logits come, cut to the wanted branches, calls, layers and heads."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        leaf: str,
+        directions: Collection[str],
+        *,
+        branches: Sequence[str],
+        calls: list[int] | None = None,
+        place: dict[str, list[int]] | None = None,
+    ) -> None:
+        dense = trace.holds(leaf, "log_attention")
+        if not dense and not trace.holds(leaf, "query_vectors"):
+            raise NotRecordedError(
+                f"{trace.where}: leaf {leaf} holds summaries only, and this needs its attention; "
+                'record with Capture(detail="full")'
+            )
+        names = ["log_attention"] if dense else ["query_vectors", "key_vectors"]
+        if dense and "r2g" in directions:
+            if not trace.holds(leaf, "logsumexp"):
+                raise NotRecordedError(
+                    f"{trace.where}: leaf {leaf} has log_attention without logsumexp; the softmax over queries needs "
+                    'the logits, which attention alone does not tell: record with Capture(detail="full")'
+                )
+            names.append("logsumexp")
+        dataset = trace.arrays(leaf, names, branches[0] if len(branches) == 1 else None)
+        self.dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
+        self.names = names
+        # Keys that are not kept took part in the softmax: what is kept of a row does not sum to 1.
+        self.normalised = trace.leaves[leaf].partial
+        self.device = trace.device
+        self.sizes = {"query": trace.leaves[leaf].queries, "key": trace.leaves[leaf].keys}
+        self.chunks = self.dataset[names[0]].variable.chunks or ()
+
+    def blockwise(
+        self,
+        function: Callable[..., NDArray[np.float32]],
+        dims: tuple[str, ...],
+        shape: tuple[int, ...],
+        chunks: tuple[tuple[int, ...], ...] | None,
+        *,
+        weights: Sequence[da.Array] = (),
+        **options: Any,
+    ) -> da.Array:
+        """Apply `function` to aligned blocks; core dims (query, key, channel) are one chunk each."""
+        lead = self.chunks[:5] if chunks is None else chunks[:5]
+        pairs: list[Any] = []
+        for name in self.names:
+            variable = self.dataset[name].variable
+            wanted = tuple(
+                lead[DIMS.index(str(dim))] if dim in DIMS[:5] else variable.sizes[dim] for dim in variable.dims
+            )
+            pairs += [variable.data.rechunk(wanted), tuple(str(dim) for dim in variable.dims)]
+        for number, own in enumerate(weights):
+            pairs += [own.rechunk((lead[0], lead[1], own.shape[2])), (*WEIGHTS[:2], f"{WEIGHTS[2]}{number}")]
+        return da.blockwise(
+            function,
+            dims,
+            *pairs,
+            dims=pairs[1::2],
+            device=self.device,
+            **options,
+            new_axes={dims[-1]: shape[-1]} if dims[-1] == "means" else None,
+            concatenate=True,
+            align_arrays=False,
+            dtype=np.float32,
+            meta=np.empty((0,) * len(dims), np.float32),
+        )
+
+
+def attention_block(
+    *arrays: NDArray[Any], dims: Any, device: str, direction: str, normalised: bool
+) -> NDArray[np.float32]:
+    """Softmax of a block of logits."""
+    stack = _Stack(arrays, dims, device)
+
+    def softmax(place: slice) -> Tensor:
+        logits = stack.matrices(place, normalised).logits(0, slice(None))
+        return kernels.attention(logits, direction, normalised=normalised and direction == "g2r")
+
+    return stack.collect(softmax, stack.matrix)
+
+
+def means_block(
+    *arrays: NDArray[Any], dims: Any, device: str, asks: tuple[tuple[str, str, int | None], ...], normalised: bool
+) -> NDArray[np.float32]:
+    """Means of a block, side by side along the last axis.
+
+    Every ask is a direction, the axis it is for, and the place of its weights behind the stored arrays, or None.
+    """
+    stored = sum(not own[-1].startswith(WEIGHTS[-1]) for own in dims)
+    weights = list(arrays[stored:])
+    arrays = arrays[:stored]
+    cut = _cut_axis(asks)
+    if cut is not None:
+        # The softmax runs along the other axis, so that what has no weight need not be computed at all.
+        used = used_places(np.concatenate([own.reshape(-1, own.shape[-1]) for own in weights]))
+        arrays = tuple(_take(array, own, cut, used) for array, own in zip(arrays, dims[:stored], strict=True))
+        weights = [own[..., used] for own in weights]
+    stack = _Stack(arrays, dims[:stored], device)
+    shares = [
+        None if place is None else _share(stack.expand(weights[place], WEIGHTS).to(device)) for _, _, place in asks
+    ]
+    queries, keys = stack.matrix
+    room = Room(device)
+
+    def means(place: slice) -> Tensor:
+        wanted = [
+            Ask(direction, onto, None if share is None else share[place])
+            for (direction, onto, _), share in zip(asks, shares, strict=True)
+        ]
+        return torch.cat(several_means(stack.matrices(place, normalised), wanted, room), -1)
+
+    return stack.collect(means, (sum(keys if onto == "key" else queries for _, onto, _ in asks),))
+
+
+def _cut_axis(asks: tuple[tuple[str, str, int | None], ...]) -> str | None:
+    """Axis along which only what has a weight matters, or None."""
+    for kind, axis in ((("g2r", "key"), "query"), (("r2g", "query"), "key")):
+        if all((direction, onto) == kind and place is not None for direction, onto, place in asks):
+            return axis
+    return None
+
+
+def _share(weights: Tensor) -> Tensor:
+    """Weights divided by their sum; all zeros give NaN."""
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def used_places(weights: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places along the last axis that have a weight anywhere (or a NaN); at least one."""
+    used = np.flatnonzero((weights != 0).any(tuple(range(weights.ndim - 1))))
+    return used if used.size else np.zeros(1, np.int64)
+
+
+def _take(array: NDArray[Any], dims: tuple[str, ...], axis: str, places: NDArray[np.int64]) -> NDArray[Any]:
+    return array if axis not in dims else np.take(array, places, dims.index(axis))
+
+
+class _Stack:
+    """Input blocks as flat stacks of matrices, read a cacheful at a time."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], dims: Sequence[tuple[str, ...]], device: str) -> None:
+        self.dense = dims[0][-1] == "key"
+        self.lead = arrays[0].shape[:5]
+        self.device = device
+        self.stacks = [self.expand(array, own).to(device) for array, own in zip(arrays, dims, strict=True)]
+        queries = arrays[0].shape[5]
+        self.matrix = (queries, arrays[0].shape[6] if self.dense else arrays[1].shape[-2])
+
+    def expand(self, array: NDArray[Any], dims: tuple[str, ...]) -> Tensor:
+        """Put the five leading dims of a block into one, repeating it where it lacks one (K without t; weights)."""
+        rest = [size for dim, size in zip(dims, array.shape, strict=True) if dim not in DIMS[:5]]
+        shape = [array.shape[dims.index(dim)] if dim in dims else 1 for dim in DIMS[:5]]
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(*shape, *rest)
+        return tensor.expand(*self.lead, *rest).reshape(-1, *rest)
+
+    def matrices(self, place: slice, normalised: bool) -> Matrices:
+        """Give some matrices of the stack."""
+        parts = [stack[place] for stack in self.stacks]
+        if not self.dense:
+            return Factors(parts[0], parts[1])
+        return LogAttention(parts[0], parts[1] if len(parts) > 1 else None, normalised)
+
+    def collect(self, function: Callable[[slice], Tensor], rest: tuple[int, ...]) -> NDArray[np.float32]:
+        """Results of all matrices, in the block's shape; they leave the device once, all together."""
+        count = int(np.prod(self.lead))
+        made = torch.empty((count, *rest), dtype=torch.float32, device=self.device)
+        with torch.inference_mode():
+            for place in kernels.blocks(count, *self.matrix, self.device):
+                made[place] = function(place)
+        return made.cpu().numpy().reshape(*self.lead, *rest)
