@@ -41,6 +41,7 @@ class Trace:
         self.rows = tuple(rows)
         self.device = device
         self._files = Files(store.group.store) if files is None else files
+        self._tokens: dict[str, xr.Dataset] = {}
         self._datasets: dict[str, xr.Dataset] = {}
         self._labels: dict[tuple[str, str | None], xr.Dataset] = {}
         self._variables: dict[tuple[str, int | None], xr.Variable] = {}
@@ -190,7 +191,7 @@ class Trace:
         return Trace(self.store, [self.rows[place] for place in places], device=self.device, files=self._files)
 
     def tokens(self, leaf: str) -> xr.Dataset:
-        """Characters ``[token_start, token_end)`` of each text key in its prompt, ``(run, branch, key)``, read now.
+        """Characters ``[token_start, token_end)`` of each text key in its prompt, ``(run, branch, key)``, read once.
 
         -1 where the key is no part of the prompt. `NotRecordedError` if the leaf's keys are no tokens.
         """
@@ -198,9 +199,11 @@ class Trace:
             raise NotRecordedError(
                 f"{self.where}: keys of leaf {leaf} are no tokens; word maps need attention of kind 'text', or 'joint'"
             )
-        names = ("token_start", "token_end")
-        columns = {name: (("run", "branch", "key"), self._reader(f"{leaf}/{name}")[:]) for name in names}
-        return xr.Dataset(columns, {"run": list(self.run_ids), "branch": list(self.branches)})
+        if leaf not in self._tokens:
+            names = ("token_start", "token_end")
+            columns = {name: (("run", "branch", "key"), self._reader(f"{leaf}/{name}")[:]) for name in names}
+            self._tokens[leaf] = xr.Dataset(columns, {"run": list(self.run_ids), "branch": list(self.branches)})
+        return self._tokens[leaf]
 
     @property
     def where(self) -> str:

@@ -293,20 +293,27 @@ def _label(
             name: trace.runs[name].isel(t=place).reset_coords(drop=True) for name in ("t", "step", "timestep", "sigma")
         }
     if "key" in result.dims:
-        own = trace.dataset(parts[0].name).isel(key=key_part.places(parts[0].leaf))
-        tokens = {str(name): coord for name, coord in own.coords.items() if "key" in coord.dims}
-        if "branch" not in result.dims:
-            # The difference of two branches lies on places of the key axis, whose tokens differ.
-            one = {"branch": result["branch"].item()} if "branch" in result.coords else None
-            tokens = {
-                name: coord.sel(one) if "branch" in coord.dims else coord
-                for name, coord in tokens.items()
-                if one is not None or "branch" not in coord.dims
-            }
-        coords |= {name: coord.reset_coords(drop=True) for name, coord in tokens.items()}
+        coords |= _key_labels(trace, parts[0], key_part, result)
     elif target is not None:
         coords |= {dim: np.arange(size) for dim, size in zip(result.dims[-len(target) :], target, strict=True)}
     return result.assign_coords(coords)
+
+
+def _key_labels(trace: Trace, part: Part, key_part: KeyPart, result: xr.DataArray) -> dict[str, xr.Variable]:
+    """Labels of the keys that a map lies on."""
+    held = trace.dataset(part.name).coords.items()
+    labels = {str(name): coord.variable for name, coord in held if "key" in coord.dims}
+    if "branch" not in result.dims:
+        if "branch" in result.coords:
+            place = trace.branches.index(result["branch"].item())
+            labels = {name: own.isel(branch=place) if "branch" in own.dims else own for name, own in labels.items()}
+        else:
+            # The difference of two branches lies on places of the key axis, whose tokens differ.
+            labels = {name: own for name, own in labels.items() if "branch" not in own.dims}
+    places = key_part.places(part.leaf)
+    if len(places) < part.leaf.keys:
+        labels = {name: own.isel(key=places) for name, own in labels.items()}
+    return labels
 
 
 def _kept(keep: str | Iterable[str], branch: str | None) -> tuple[str, ...]:

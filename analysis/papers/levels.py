@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from attlas.analysis.aggregation.aggregate import aggregate
 from attlas.analysis.aggregation.selection import head_labels, pick_calls
@@ -109,9 +110,9 @@ def tlam(
         parts = [
             made_by(trace, direction, _with(keep), variant, {**rest, "calls": calls[slice(*bound)]}) for bound in bounds
         ]
+        grouped = xr.concat(parts, "t_group", coords="minimal", compat="override")
     else:
-        parts = [made.isel(t=slice(*bound)).sum("t", skipna=False) for bound in bounds]
-    grouped = xr.concat(parts, "t_group", coords="minimal", compat="override")
+        grouped = _by_group(made, bounds)
     grouped = grouped.transpose(*("t_group" if dim == "t" else dim for dim in made.dims))
     labels = made["t"].values
     coords = {
@@ -120,6 +121,24 @@ def tlam(
         "t_stop": ("t_group", [int(labels[stop - 1]) + 1 for _, stop in bounds]),
     }
     return grouped.assign_coords(coords).assign_attrs({**made.attrs, "groups": groups, "inclusive": inclusive})
+
+
+def _by_group(made: xr.DataArray, bounds: list[tuple[int, int]]) -> xr.DataArray:
+    """Sum the calls of each group, in one task a block."""
+
+    def sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([values[..., slice(*bound)].sum(-1) for bound in bounds], -1)
+
+    grouped: xr.DataArray = xr.apply_ufunc(
+        sums,
+        made.chunk(t=-1) if made.chunks else made,
+        input_core_dims=[["t"]],
+        output_core_dims=[["t_group"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": {"t_group": len(bounds)}},
+    )
+    return grouped
 
 
 def hlam(

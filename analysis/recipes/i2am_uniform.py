@@ -58,9 +58,9 @@ def fig16(traces: Sequence[Trace], *, progress: bool = True, samples: int = 3) -
     maps = {
         "DAAM direction\n0 to twice its mean": whole,
         "the same,\nmin-max": scaled,
-        "R2G of the same\nattention": turned,
-        "one key (CLS): DAAM\ndirection, 0 to 2": one,
-        "one key (CLS):\nR2G": one_turned,
+        "R2G of the\nsame attention": turned,
+        "one key, DAAM\ndirection, 0 to 2": one,
+        "one key (CLS),\nR2G": one_turned,
     }
     notes = [
         "Comparable with any model: uniformity is arithmetic, not learnt. The paper shows StableVITON, with no number.",
