@@ -52,7 +52,6 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
     """
 
     description = "attention of diffusion models recorded by attlas, with labels"
-    url = "https://pypi.org/project/attlas"
     open_dataset_parameters: ClassVar[tuple[str, ...]] = (
         "filename_or_obj",
         "drop_variables",
