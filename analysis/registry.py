@@ -166,11 +166,11 @@ def map_function(name: str, *, units: str = "1", meaning: str = "", version: str
 
     Examples
     --------
-    >>> @map_function("squared", meaning="square of the ULAM")
+    >>> @map_function("squared-ulam", meaning="square of the ULAM")
     ... def squared(trace, direction="r2g"):
     ...     from attlas.analysis import maps
     ...     return maps.ulam(trace, direction) ** 2
-    >>> dict(map_of("squared").options)
+    >>> dict(map_of("squared-ulam").options)
     {'direction': 'r2g'}
     """
     return _decorator(_MAPS, name, units, meaning, version)

@@ -15,6 +15,7 @@ def working_in(folder):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
+            warnings.simplefilter("ignore", DeprecationWarning)  # as Python itself does for libraries
             yield
     finally:
         os.chdir(before)

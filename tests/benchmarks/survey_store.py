@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 import dask
 import torch
@@ -17,9 +18,13 @@ from attlas.analysis import open_trace, survey
 QUESTIONS = [f"ulam:direction={direction},kind=image,source=full" for direction in ("g2r", "r2g")]
 
 
-def peak(who: int = resource.RUSAGE_SELF) -> float:
-    """MiB of resident memory at the peak (Linux counts KiB, macOS bytes)."""
-    return resource.getrusage(who).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20)
+def peak() -> float:
+    """MiB of resident memory at the peak of this program."""
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Linux hands the peak of getrusage down from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
 
 def main(path: str, workers: int, runs: int | None = None) -> None:

@@ -82,13 +82,13 @@ def test_without_a_reference_a_patch_looks_at_its_own_picture(sequences):
     made = Page(sequences, "?store=plain.zarr")
     made.bench.generated.clicked(9.0, 30.0)
     assert text(made.bench.readout).startswith("generated patch (3, 1): brightest generated patch (3, 1)")
-    assert made.state.offered.modes == ("patch", "word")
+    assert made.state.offered.modes == ("patch", "word", "map")
     made.close()
 
 
-def test_a_store_of_the_words_keys_offers_words_alone(sequences):
+def test_a_store_of_the_words_keys_offers_no_patch(sequences):
     offer = sequences.offer("words.zarr", None)
-    assert offer.modes == ("word",)
+    assert offer.modes == ("word", "map")
     assert offer.words["cond"] == ("a", "red", "disc", "and", "blue", "cross")
 
 
