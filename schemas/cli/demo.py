@@ -78,7 +78,7 @@ def demo(out: Path, samples: int, quiet: bool) -> None:
 
     Writes OUT/shapes.zarr, OUT/tryon.zarr, OUT/scores.json and OUT/report.html, and says how to open the
     dashboard. Beside them, for comparison: OUT/tryon-refined.zarr, OUT/tryon-guided.zarr and OUT/baselines. Run again,
-    it goes on where it stopped. About seven minutes on two cores.
+    it goes on where it stopped. About ten minutes on two cores.
     """
     _check_folder(out)
     (out / "baselines").mkdir(parents=True, exist_ok=True)
