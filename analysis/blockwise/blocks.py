@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attlas.analysis.blockwise import kernels
-from attlas.analysis.blockwise.fused import Ask, Room, several_means
+from attlas.analysis.blockwise.fused import Ask, Room, several_means, share_of
 from attlas.analysis.blockwise.matrices import Factors, LogAttention, Matrices
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import NotRecordedError
@@ -124,7 +124,7 @@ def means_block(
         weights = [own[..., used] for own in weights]
     stack = _Stack(arrays, dims[:stored], device)
     shares = [
-        None if place is None else _share(stack.expand(weights[place], WEIGHTS).to(device)) for _, _, place in asks
+        None if place is None else share_of(stack.expand(weights[place], WEIGHTS).to(device)) for _, _, place in asks
     ]
     queries, keys = stack.matrix
     room = Room(device)
@@ -145,11 +145,6 @@ def _cut_axis(asks: tuple[tuple[str, str, int | None], ...]) -> str | None:
         if all((direction, onto) == kind and place is not None for direction, onto, place in asks):
             return axis
     return None
-
-
-def _share(weights: Tensor) -> Tensor:
-    """Weights divided by their sum; all zeros give NaN."""
-    return weights / weights.sum(-1, keepdim=True)
 
 
 def used_places(weights: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from attlas.analysis.blockwise import kernels
 from attlas.analysis.blockwise.matrices import Matrices
 
-__all__ = ["HELD_ELEMENTS", "Ask", "Room", "several_means"]
+__all__ = ["HELD_ELEMENTS", "Ask", "Room", "several_means", "share_of"]
 
 HELD_ELEMENTS = 2**24
 """Largest matrix, 64 MiB in float32, whose exponential is held whole so that both directions share it."""
@@ -47,6 +47,11 @@ class Room:
         if self._space.numel() < elements:
             self._space = torch.empty(elements, device=self._space.device)
         return self._space[:elements]
+
+
+def share_of(weights: Tensor) -> Tensor:
+    """Weights ``(..., n)`` divided by their sum; all zeros give NaN."""
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def several_means(matrices: Matrices, asks: Sequence[Ask], room: Room) -> list[Tensor]:

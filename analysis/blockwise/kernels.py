@@ -15,9 +15,7 @@ __all__ = [
     "attention",
     "block_elements",
     "blocks",
-    "direction_mean",
     "logits_from_factors",
-    "logits_from_log_attention",
 ]
 
 UNDERFLOW = 1e-25
@@ -35,11 +33,6 @@ def logits_from_factors(query_vectors: Tensor, key_vectors: Tensor) -> Tensor:
     return query_vectors.float() @ key_vectors.float().transpose(-1, -2)
 
 
-def logits_from_log_attention(log_attention: Tensor, logsumexp: Tensor) -> Tensor:
-    """Logits in float32 from ln of the softmax over keys and the logsumexp ``(..., query)`` of its rows."""
-    return log_attention.float() + logsumexp.float().unsqueeze(-1)
-
-
 def attention(logits: Tensor, direction: str, *, normalised: bool = False) -> Tensor:
     """Softmax of `logits` over keys (``g2r``: rows sum to 1) or over queries (``r2g``: columns sum to 1).
 
@@ -52,33 +45,6 @@ def attention(logits: Tensor, direction: str, *, normalised: bool = False) -> Te
     return exponential.mul_(_reciprocal(total).unsqueeze(axis))
 
 
-def direction_mean(
-    logits: Tensor, direction: str, onto: str, weights: Tensor | None = None, *, normalised: bool = False
-) -> Tensor:
-    """Weighted mean of the attention over the axis that is not kept; one exponential, no attention matrix.
-
-    Parameters
-    ----------
-    logits
-        ``(..., query, key)``; overwritten.
-    direction
-        ``g2r`` or ``r2g``: the softmax's axis.
-    onto
-        ``key`` averages over queries and keeps keys; ``query`` the other way.
-    weights
-        ``(..., n)`` along the averaged axis, not negative; they are divided by their sum, so that all
-        zeros give NaN. None weighs all alike.
-    normalised
-        Whether `logits` are ln of the attention already.
-
-    Returns
-    -------
-    ``(..., key)`` or ``(..., query)``, float32.
-    """
-    shape = (*logits.shape[:-2], logits.shape[-2 if onto == "key" else -1])
-    return _weighted_sum(logits, direction, onto, _share(weights, shape, logits.device), normalised)
-
-
 def block_elements(device: torch.device | str) -> int:
     """Logits that are computed at a time on `device`."""
     return BLOCK_ELEMENTS if torch.device(device).type == "cpu" else DEVICE_ELEMENTS
@@ -89,26 +55,6 @@ def blocks(matrices: int, queries: int, keys: int, device: torch.device | str = 
     step = max(1, block_elements(device) // (queries * keys))
     for start in range(0, matrices, step):
         yield slice(start, min(start + step, matrices))
-
-
-def _share(weights: Tensor | None, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """Weights divided by their sum."""
-    if weights is None:
-        return torch.full(shape, 1 / shape[-1], dtype=torch.float32, device=device)
-    own = weights.to(device=device, dtype=torch.float32)
-    return (own / own.sum(-1, keepdim=True)).expand(shape)
-
-
-def _weighted_sum(logits: Tensor, direction: str, onto: str, share: Tensor, normalised: bool) -> Tensor:
-    """Sum of the attention over the axis that is not `onto`, weighted by `share`; overwrites `logits`."""
-    softmax = _softmax_axis(direction)
-    averaged = -2 if onto == "key" else -1
-    if normalised:
-        return _contract(logits.exp_(), share, averaged)
-    exponential, total = _exponential(logits, softmax)
-    if averaged == softmax:
-        return _contract(exponential, share, averaged).mul_(_reciprocal(total))
-    return _contract(exponential, share * _reciprocal(total), averaged)
 
 
 def _softmax_axis(direction: str) -> int:
@@ -125,10 +71,3 @@ def _exponential(logits: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 def _reciprocal(total: Tensor) -> Tensor:
     return torch.where(total == 0, 0.0, total.reciprocal())
-
-
-def _contract(matrix: Tensor, vector: Tensor, axis: int) -> Tensor:
-    """Sum of `matrix` times `vector` over `axis` (-2 or -1)."""
-    if axis == -2:
-        return (vector.unsqueeze(-2) @ matrix).squeeze(-2)
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attlas.analysis.blockwise import kernels
+from attlas.analysis.blockwise.fused import Ask, Room, several_means, share_of
+from attlas.analysis.blockwise.matrices import Factors
 from attlas.analysis.papers.vocabulary import Entry, project
 
 __all__ = ["Concepts", "answer_block"]
@@ -83,10 +85,11 @@ def _shares(query_vectors: Tensor, keys: Tensor, tokens: Tokens, weights: Tensor
     own = keys[:, [*begin, *(place for places in looked_at for place in places)]]
     calls, heads, queries = query_vectors.shape[:3]
     flat, stack = query_vectors.reshape(calls * heads, queries, -1), own.repeat(calls, 1, 1)
-    parts = []
-    for cut in kernels.blocks(len(flat), queries, own.shape[1]):
-        logits = kernels.logits_from_factors(flat[cut], stack[cut])
-        parts.append(kernels.direction_mean(logits, "g2r", "key", weights))
+    share = None if weights is None else share_of(weights.float()).expand(len(flat), queries)
+    room, parts = Room(flat.device), []
+    for cut in kernels.blocks(len(flat), queries, own.shape[1], flat.device):
+        ask = Ask("g2r", "key", None if share is None else share[cut])
+        parts += several_means(Factors(flat[cut], stack[cut]), [ask], room)
     by_token = torch.cat(parts).reshape(calls, heads, -1)[..., len(begin) :]
     ends = [0, *accumulate(len(places) for places in looked_at)]
     return torch.stack([by_token[..., a:b].mean(-1) for a, b in pairwise(ends)], -1)

@@ -4,6 +4,8 @@ import torch
 from scipy.special import logsumexp, softmax
 
 from attlas.analysis.blockwise import kernels
+from attlas.analysis.blockwise.fused import Ask, Room, several_means, share_of
+from attlas.analysis.blockwise.matrices import LogAttention
 
 AXIS = {"g2r": -1, "r2g": -2}
 
@@ -15,6 +17,17 @@ def logits():
 
 def tensor(values):
     return torch.tensor(values, dtype=torch.float32)
+
+
+def mean(logits, direction, onto, weights=None):
+    """One weighted mean of the attention, from ln of the softmax over keys and its logsumexp."""
+    flat = logits.reshape(-1, *logits.shape[-2:])
+    if weights is not None:
+        length = logits.shape[-2 if onto == "key" else -1]
+        weights = share_of(weights.expand(*logits.shape[:-2], length).reshape(-1, length))
+    matrices = LogAttention(flat.log_softmax(-1), flat.logsumexp(-1), False)
+    (made,) = several_means(matrices, [Ask(direction, onto, weights)], Room("cpu"))
+    return made.reshape(*logits.shape[:-2], -1)
 
 
 @pytest.mark.parametrize("direction", ["g2r", "r2g"])
@@ -29,8 +42,8 @@ def test_both_directions_by_hand():
     logits = tensor([[0, np.log(3)], [0, 0]])
     np.testing.assert_allclose(kernels.attention(logits.clone(), "g2r"), [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
     np.testing.assert_allclose(kernels.attention(logits.clone(), "r2g"), [[0.5, 0.75], [0.5, 0.25]], rtol=1e-6)
-    np.testing.assert_allclose(kernels.direction_mean(logits.clone(), "g2r", "key"), [3 / 8, 5 / 8], rtol=1e-6)
-    np.testing.assert_allclose(kernels.direction_mean(logits.clone(), "r2g", "query"), [5 / 8, 3 / 8], rtol=1e-6)
+    np.testing.assert_allclose(mean(logits, "g2r", "key"), [3 / 8, 5 / 8], rtol=1e-6)
+    np.testing.assert_allclose(mean(logits, "r2g", "query"), [5 / 8, 3 / 8], rtol=1e-6)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -44,15 +57,15 @@ def test_mean_over_either_axis(logits, direction, onto, weighted):
         np.random.default_rng(1).uniform(size=(2, 3, full.shape[-2])) if weighted else np.ones((2, 3, full.shape[-2]))
     )
     expected = np.einsum("abij,abi->abj", full, weights / weights.sum(-1, keepdims=True))
-    made = kernels.direction_mean(tensor(logits), direction, onto, tensor(weights) if weighted else None)
+    made = mean(tensor(logits), direction, onto, tensor(weights) if weighted else None)
     np.testing.assert_allclose(made, expected, rtol=3e-5, atol=1e-8)
 
 
 def test_no_weight_at_all_is_nan_and_one_hot_is_a_row(logits):
     one = torch.zeros(7)
-    assert kernels.direction_mean(tensor(logits), "g2r", "key", one).isnan().all()
+    assert mean(tensor(logits), "g2r", "key", one).isnan().all()
     one[4] = 2.5
-    row = kernels.direction_mean(tensor(logits), "g2r", "key", one)
+    row = mean(tensor(logits), "g2r", "key", one)
     np.testing.assert_allclose(row, softmax(logits, -1)[..., 4, :], rtol=2e-5)
 
 
@@ -68,8 +81,8 @@ def test_a_masked_key_has_no_share_in_either_direction(logits):
 def test_nan_is_never_skipped(logits):
     broken = tensor(logits)
     broken[0, 0, 1, 1] = torch.nan
-    assert kernels.direction_mean(broken.clone(), "g2r", "key")[0, 0].isnan().all()
-    assert kernels.direction_mean(broken.clone(), "g2r", "key")[0, 1].isfinite().all()
+    assert mean(broken, "g2r", "key")[0, 0].isnan().all()
+    assert mean(broken, "g2r", "key")[0, 1].isfinite().all()
 
 
 def test_logits_from_either_encoding_in_float32():
@@ -80,13 +93,14 @@ def test_logits_from_either_encoding_in_float32():
     assert made.dtype == torch.float32
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
     lse = logsumexp(expected, axis=-1)
-    dense = kernels.logits_from_log_attention(tensor(expected - lse[..., None]), tensor(lse))
+    dense = LogAttention(tensor(expected - lse[..., None]), tensor(lse), False).logits(0, slice(None))
     np.testing.assert_allclose(dense, expected, atol=1e-5)
 
 
 def test_sums_are_not_in_float16():
     # 1e5 equal logits: each share is 1e-5, below float16's normal range, and their sum must still be 1.
-    logits = kernels.logits_from_log_attention(torch.zeros(1, 100_000, dtype=torch.float16), torch.zeros(1))
+    stored = LogAttention(torch.zeros(1, 1, 100_000, dtype=torch.float16), torch.zeros(1, 1), False)
+    logits = stored.logits(0, slice(None))
     assert kernels.attention(logits, "g2r").sum().item() == pytest.approx(1, abs=1e-4)
 
 
