@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
+from attlas.analysis.stored_order import StoredOrder
 from attlas.schemas.errors import CorruptDataError
 
 __all__ = ["Files", "ShardReader", "lazy_variable"]
@@ -29,12 +30,17 @@ class ShardReader:
     the run's label: it never yields a number.
     """
 
-    array: "zarr.Array[Any]"
+    stored: StoredOrder
     where: str
     rows: tuple[int, ...]
     ids: tuple[str, ...]
     complete: tuple[bool, ...]
     branch: int | None = None
+
+    @property
+    def array(self) -> "zarr.Array[Any]":
+        """The array itself."""
+        return self.stored.array
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,21 +63,27 @@ class ShardReader:
         return ("attlas", self.where, id(self.array.store), self.array.path, self.rows, self.branch)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Read; `key` is a slice or number of the run and slices of all other dims, or of none."""
+        """Read; `key` is a slice or number of the run and slices of all other dims, or of none.
+
+        The axes lie in memory in the order in which they are stored.
+        """
         key = key if isinstance(key, tuple) else (key,)
         picked, rest = key[0], tuple(key[1:])
         if isinstance(picked, (int, np.integer)):
             return self._read(int(picked), rest)
         wanted = np.arange(len(self.rows))[picked]
         parts = [self._read(int(place), rest) for place in wanted]
+        if len(parts) == 1:
+            return parts[0][np.newaxis]
         return np.stack(parts) if parts else np.empty((0, *self.array[(slice(0, 0), *rest)].shape[1:]), self.dtype)
 
     def _read(self, place: int, rest: tuple[Any, ...]) -> NDArray[Any]:
         name = f"{self.array.path} of run {self.ids[place]!r} in {self.where}"
         if self.branch is not None:
             rest = (slice(self.branch, self.branch + 1), *rest[1:])
+        row = self.rows[place]
         try:
-            values = np.asarray(self.array[(self.rows[place], *rest)])
+            values = self.stored[(slice(row, row + 1), *rest)][0]
         except DECODE_ERRORS as err:
             raise CorruptDataError(
                 f"{name} cannot be read: {err}; `attlas validate --deep` lists all damage, "
@@ -139,6 +151,7 @@ class Files:
     def __init__(self, store: "zarr.storage.StoreLike") -> None:
         self.group = zarr.open_group(store, mode="r", use_consolidated=False)
         self._arrays: dict[str, Any] = {}
+        self._stored: dict[str, StoredOrder] = {}
         self._labels: dict[str, xr.Variable] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -153,6 +166,12 @@ class Files:
             raise KeyError(name)
         found: zarr.Array[Any] = self._arrays[name]
         return found
+
+    def stored(self, name: str) -> StoredOrder:
+        """Return what reads the array `name` fastest."""
+        if name not in self._stored:
+            self._stored[name] = StoredOrder(self.array(name))
+        return self._stored[name]
 
     def weights(self, name: str, where: str) -> xr.Variable:
         """Dask-backed variable of an array without runs, one chunk along its first axis, which is the layer."""

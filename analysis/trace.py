@@ -240,7 +240,7 @@ class Trace:
     def _reader(self, name: str, branch: int | None = None) -> ShardReader:
         flags = tuple(bool(flag) for flag in self.runs["complete"].values)
         sure = flags if name not in ROOT_VARIABLES and not name.startswith("annotations/") else (False,) * len(flags)
-        return ShardReader(self._files.array(name), self.where, self.rows, self.run_ids, sure, branch)
+        return ShardReader(self._files.stored(name), self.where, self.rows, self.run_ids, sure, branch)
 
     def _labelled(self, variable: xr.Variable, name: str) -> xr.DataArray:
         return xr.DataArray(variable, coords={"run": self.runs["run"]}, name=name)

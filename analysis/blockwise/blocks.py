@@ -86,18 +86,17 @@ class Inputs:
             device=self.device,
             **options,
             new_axes={dims[-1]: shape[-1]} if dims[-1] == "means" else None,
-            concatenate=True,
+            # Dask's own concatenation copies even a single chunk, and turns it.
+            concatenate=None,
             align_arrays=False,
             dtype=np.float32,
             meta=np.empty((0,) * len(dims), np.float32),
         )
 
 
-def attention_block(
-    *arrays: NDArray[Any], dims: Any, device: str, direction: str, normalised: bool
-) -> NDArray[np.float32]:
+def attention_block(*arrays: Any, dims: Any, device: str, direction: str, normalised: bool) -> NDArray[np.float32]:
     """Softmax of a block of logits."""
-    stack = _Stack(arrays, dims, device)
+    stack = _Stack([_only(array) for array in arrays], dims, device)
 
     def softmax(place: slice) -> Tensor:
         logits = stack.matrices(place, normalised).logits(0, slice(None))
@@ -107,22 +106,23 @@ def attention_block(
 
 
 def means_block(
-    *arrays: NDArray[Any], dims: Any, device: str, asks: tuple[tuple[str, str, int | None], ...], normalised: bool
+    *arrays: Any, dims: Any, device: str, asks: tuple[tuple[str, str, int | None], ...], normalised: bool
 ) -> NDArray[np.float32]:
     """Means of a block, side by side along the last axis.
 
     Every ask is a direction, the axis it is for, and the place of its weights behind the stored arrays, or None.
     """
     stored = sum(not own[-1].startswith(WEIGHTS[-1]) for own in dims)
-    weights = list(arrays[stored:])
-    arrays = arrays[:stored]
+    blocks = [_only(array) for array in arrays]
+    weights = blocks[stored:]
+    blocks = blocks[:stored]
     cut = _cut_axis(asks)
     if cut is not None:
         # The softmax runs along the other axis, so that what has no weight need not be computed at all.
         used = used_places(np.concatenate([own.reshape(-1, own.shape[-1]) for own in weights]))
-        arrays = tuple(_take(array, own, cut, used) for array, own in zip(arrays, dims[:stored], strict=True))
+        blocks = [_take(block, own, cut, used) for block, own in zip(blocks, dims[:stored], strict=True)]
         weights = [own[..., used] for own in weights]
-    stack = _Stack(arrays, dims[:stored], device)
+    stack = _Stack(blocks, dims[:stored], device)
     shares = [
         None if place is None else share_of(stack.expand(weights[place], WEIGHTS).to(device)) for _, _, place in asks
     ]
@@ -137,6 +137,14 @@ def means_block(
         return torch.cat(several_means(stack.matrices(place, normalised), wanted, room), -1)
 
     return stack.collect(means, (sum(keys if onto == "key" else queries for _, onto, _ in asks),))
+
+
+def _only(nested: Any) -> NDArray[Any]:
+    """Give the one chunk along the dims that are read whole, out of dask's lists of chunks."""
+    while isinstance(nested, list):
+        (nested,) = nested
+    block: NDArray[Any] = nested
+    return block
 
 
 def _cut_axis(asks: tuple[tuple[str, str, int | None], ...]) -> str | None:
@@ -169,11 +177,17 @@ class _Stack:
         self.matrix = (queries, arrays[0].shape[6] if self.dense else arrays[1].shape[-2])
 
     def expand(self, array: NDArray[Any], dims: tuple[str, ...]) -> Tensor:
-        """Put the five leading dims of a block into one, repeating it where it lacks one (K without t; weights)."""
-        rest = [size for dim, size in zip(dims, array.shape, strict=True) if dim not in DIMS[:5]]
-        shape = [array.shape[dims.index(dim)] if dim in dims else 1 for dim in DIMS[:5]]
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(*shape, *rest)
-        return tensor.expand(*self.lead, *rest).reshape(-1, *rest)
+        """Put the five leading dims of a block into one, repeating it where it lacks one (K without t; weights).
+
+        The other dims keep their order in memory, which is that of the store: to turn it costs as much as to read it.
+        """
+        lead = [place for place, dim in enumerate(dims) if dim in DIMS[:5]]
+        rest = sorted(set(range(array.ndim)) - set(lead), key=lambda place: -array.strides[place])
+        stored = torch.from_numpy(array if array.flags.writeable else array.copy(order="K")).permute(*lead, *rest)
+        missing = [slice(None) if dim in dims else None for dim in DIMS[:5]]
+        sizes = [array.shape[place] for place in rest]
+        flat = stored[(*missing, ...)].expand(*self.lead, *sizes).reshape(-1, *sizes)
+        return flat.permute(0, *(1 + rest.index(place) for place in sorted(rest)))
 
     def matrices(self, place: slice, normalised: bool) -> Matrices:
         """Give some matrices of the stack."""

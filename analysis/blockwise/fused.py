@@ -20,9 +20,6 @@ __all__ = ["HELD_ELEMENTS", "Ask", "Room", "several_means", "share_of"]
 HELD_ELEMENTS = 2**24
 """Largest matrix, 64 MiB in float32, whose exponential is held whole so that both directions share it."""
 
-WIDE = 64
-"""Keys from which torch's own sum of the rows is faster than a product with ones."""
-
 
 @dataclass(frozen=True)
 class Ask:
@@ -107,7 +104,7 @@ class _Pass:
         for cut in tiles:
             rows = cut.stop - cut.start
             start = count * keys * cut.start if self.held else 0
-            exponential = work[start : start + count * rows * keys].view(count, rows, keys)
+            exponential = work[start : start + count * rows * keys].view(count, keys, rows)
             matrices.tile(cut, exponential)
             if matrices.shifted:
                 top = exponential.amax((-2, -1), keepdim=True)
@@ -152,7 +149,7 @@ class _Pass:
         """
         inverse, bad = self._inverse_rows(exponential)
         if ("g2r", "query") in self.groups:
-            mean = torch.bmm(self.shares["g2r", "query"], exponential.transpose(-1, -2))
+            mean = torch.bmm(self.shares["g2r", "query"], exponential)
             self.made["g2r", "query"][:, :, cut] = mean if inverse is None else mean.mul_(inverse)
         weigh = None if weights is None else weights[:, cut].unsqueeze(1)
         vectors = []
@@ -161,12 +158,13 @@ class _Pass:
             vectors.append(own if inverse is None else own * inverse)
         if self.columns:
             vectors.append(
-                exponential.new_ones((len(exponential), 1, exponential.shape[1])) if weigh is None else weigh
+                exponential.new_ones((len(exponential), 1, exponential.shape[2])) if weigh is None else weigh
             )
         if ("r2g", "key") in self.groups:
             own = self.shares["r2g", "key"][:, :, cut]
             vectors.append(own if weigh is None else own * weigh)
-        parts = [torch.bmm(own, exponential) for own in vectors]
+        turned = exponential.transpose(-1, -2)
+        parts = [torch.bmm(own, turned) for own in vectors]
         if ("g2r", "key") in self.groups:
             self.made["g2r", "key"] += parts.pop(0)
         if bad is not None:
@@ -177,13 +175,13 @@ class _Pass:
         """One over the sums of the rows ``(matrices, 1, rows)``, 0 where a sum has lost digits, and where that is."""
         if self.matrices.normalised or all(direction == "r2g" for direction, _ in self.groups):
             return None, None
-        total = _row_sums(exponential)
+        total = torch.bmm(exponential.new_ones((len(exponential), 1, exponential.shape[1])), exponential)
         inverse = total.reciprocal()
         if self.matrices.bounded:
-            return inverse.unsqueeze(1), None
+            return inverse, None
         bad = total <= kernels.UNDERFLOW
-        inverse = inverse.masked_fill_(bad, 0.0).unsqueeze(1)
-        return inverse, bad if bool(bad.any()) else None
+        inverse.masked_fill_(bad, 0.0)
+        return inverse, bad.squeeze(1) if bool(bad.any()) else None
 
     def _mend_rows(self, bad: Tensor, cut: slice) -> None:
         for places in self._few(bad, self.matrices.keys):
@@ -220,7 +218,7 @@ class _Pass:
             vectors = self.shares["r2g", "query"] * inverse
             made = self.made["r2g", "query"]
             for (exponential, cut), scale in zip(places, scales, strict=True):
-                mean = torch.bmm(vectors if scale is None else vectors * scale, exponential.transpose(-1, -2))
+                mean = torch.bmm(vectors if scale is None else vectors * scale, exponential)
                 made[:, :, cut] = mean if weights is None else mean.mul_(weights[:, cut].unsqueeze(1))
         if bad is not None:
             self._mend_columns(bad)
@@ -242,13 +240,6 @@ class _Pass:
         lines = torch.nonzero(bad.any(0)).flatten()
         for start in range(0, len(lines), step):
             yield lines[start : start + step]
-
-
-def _row_sums(exponential: Tensor) -> Tensor:
-    if exponential.shape[-1] >= WIDE:
-        return exponential.sum(-1)
-    ones = exponential.new_ones((exponential.shape[0], 1, exponential.shape[-1]))
-    return torch.bmm(ones, exponential.transpose(-1, -2)).squeeze(1)
 
 
 def _by_columns(matrices: Matrices, ask: Ask) -> Tensor:

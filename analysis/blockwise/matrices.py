@@ -1,4 +1,7 @@
-"""Stacks of logit matrices from either encoding, computed tile by tile; base 2, as exp2 is twice as fast as exp."""
+"""Stacks of logit matrices from either encoding, computed tile by tile; base 2, as exp2 is faster than exp.
+
+A tile lies in memory key by key, as attention is stored, and as the product of few keys with many queries is fastest.
+"""
 
 from typing import Protocol
 
@@ -32,7 +35,7 @@ class Matrices(Protocol):
     """What was taken off each row, in base 2, ``(matrices, queries)``; None where nothing was."""
 
     def tile(self, cut: slice, out: Tensor) -> None:
-        """Write the base-2 logits of some queries, less `row_exponents`, into `out`."""
+        """Write the base-2 logits of some queries, less `row_exponents`, into `out`, ``(matrices, key, query)``."""
 
     def logits(self, axis: int, places: Tensor | slice) -> Tensor:
         """Logits, in base e, of some queries (axis 0) or keys (axis 1)."""
@@ -49,15 +52,15 @@ class Factors:
         self.count, self.queries = self.query.shape[:2]
         self.device = self.query.device
         self.keys = self.key.shape[1]
-        self._turned = self.key.transpose(-1, -2)
+        self._turned = self.query.transpose(-1, -2)
         # No logit is larger than the product of the two lengths (Cauchy-Schwarz). A NaN or a masked key is not bounded.
         longest = [_squares(own).amax(-1) for own in (self.query, self.key)]
         self.bounded = bool((longest[0] * longest[1] * LOG2E**2 < BOUNDED**2).all())
         self.shifted = not self.bounded
 
     def tile(self, cut: slice, out: Tensor) -> None:
-        """Write the base-2 logits of some queries into `out`."""
-        torch.baddbmm(out, self.query[:, cut], self._turned, beta=0, alpha=LOG2E, out=out)
+        """Write the base-2 logits of some queries into `out`, ``(matrices, key, query)``."""
+        torch.baddbmm(out, self.key, self._turned[..., cut], beta=0, alpha=LOG2E, out=out)
 
     def logits(self, axis: int, places: Tensor | slice) -> Tensor:
         """Logits of some queries (axis 0) or keys (axis 1)."""
@@ -82,8 +85,8 @@ class LogAttention:
         self.row_exponents = None if logsumexp is None else logsumexp.float() * LOG2E
 
     def tile(self, cut: slice, out: Tensor) -> None:
-        """Write the log of the attention of some queries, base 2, into `out`."""
-        out.copy_(self.log_attention[:, cut]).mul_(LOG2E)
+        """Write the log of the attention of some queries, base 2, into `out`, ``(matrices, key, query)``."""
+        out.copy_(self.log_attention[:, cut].transpose(-1, -2)).mul_(LOG2E)
 
     def logits(self, axis: int, places: Tensor | slice) -> Tensor:
         """Logits of some queries (axis 0) or keys (axis 1), less those of their row where logsumexp is not read."""
