@@ -147,14 +147,20 @@ class Trace:
         """Whether the leaf has the array `name`."""
         return f"{leaf}/{name}" in self._files
 
+    def array(self, leaf: str, name: str, branch: str | None = None) -> xr.Variable:
+        """Give one stored array of a leaf, lazy, without labels; with `branch` only its part of each shard is read."""
+        return self._variable(f"{leaf}/{name}", self._branch_place(branch))
+
+    def label(self, leaf: str, name: str) -> xr.Variable:
+        """Give a label of a leaf that is the same for every run, such as ``layer`` or ``head``, in memory."""
+        return self._files.label(f"{leaf}/{name}")
+
     def arrays(self, leaf: str, names: Iterable[str], branch: str | None = None) -> xr.Dataset:
         """Give some stored arrays of a leaf, lazy, labelled along branch, t, layer and head only.
 
         With `branch` its part of each shard is all that is read: branches are chunks of their own in a shard.
         """
-        if branch is not None and branch not in self.branches:
-            raise unknown_name("branch", branch, self.branches, where=self.where)
-        place = None if branch is None else self.branches.index(branch)
+        place = self._branch_place(branch)
         data = {name: self._variable(f"{leaf}/{name}", place) for name in names}
         if (leaf, branch) not in self._labels:
             # Indexes of labels take longer to make than a graph; they are the same for every array of the leaf.
@@ -231,6 +237,11 @@ class Trace:
         if len(self.annotations):
             lines.append(f"  annotations    {', '.join(str(name) for name in self.annotations)}")
         return "\n".join(lines)
+
+    def _branch_place(self, branch: str | None) -> int | None:
+        if branch is not None and branch not in self.branches:
+            raise unknown_name("branch", branch, self.branches, where=self.where)
+        return None if branch is None else self.branches.index(branch)
 
     def _variable(self, name: str, branch: int | None = None) -> xr.Variable:
         if (name, branch) not in self._variables:

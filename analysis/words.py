@@ -194,12 +194,13 @@ def _by_run(
     match: Callable[[NDArray[np.int32], NDArray[np.int32], int], NDArray[np.bool_]],
 ) -> xr.DataArray:
     """Match the tokens of each run by their characters; of one chunk only, where it is given."""
-    tokens = trace.tokens(leaf).sel(branch=branch)
-    rows = zip(tokens["token_start"].values, tokens["token_end"].values, strict=True)
-    matched = np.stack([match(starts, ends, row) for row, (starts, ends) in enumerate(rows)])
+    place = trace.branches.index(branch)
+    starts, ends = (trace.tokens(leaf).variables[name].values[:, place] for name in ("token_start", "token_end"))
+    rows = zip(starts, ends, strict=True)
+    matched = np.stack([match(*own, row) for row, own in enumerate(rows)])
     if chunk is not None:
         held = trace.dataset(leaf)["token_chunk"].sel(branch=branch).values
-        known = sorted(set(held[tokens["token_start"].values >= 0].tolist()))
+        known = sorted(set(held[starts >= 0].tolist()))
         if chunk not in known:
             shown = ", ".join(str(number) for number in known)
             raise InvalidValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis.aggregation.each_token import each_token_term
-from attlas.analysis.aggregation.key_parts import KeyPart, part_of
+from attlas.analysis.aggregation.key_parts import part_of
 from attlas.analysis.aggregation.resample import check_rule
 from attlas.analysis.aggregation.selection import (
     Heads,
@@ -38,7 +38,6 @@ __all__ = ["KEEP", "aggregate"]
 
 KEEP = ("branch", "grid", "t", "layer", "head")
 REDUCE = ("sum", "mean", "layer_mean")
-SIDE_BY_SIDE: Any = {"coords": "minimal", "compat": "override", "join": "outer"}
 ONTO = {"g2r": "key", "r2g": "query"}
 
 
@@ -199,19 +198,19 @@ def aggregate(
             term, used = term_without_sinks(trace, part, question, left_out)
         made.append(plan.apply(term))
         if reduce != "sum":
-            totals.append(plan.total(count, term))
+            totals.append(plan.total(count))
         sources.append(used)
     result = _combine(made, parts, keep)
     if reduce != "sum":
         result = result / _combine(totals, parts, keep)
     if difference is not None:
-        one, other = (result.sel(branch=name, drop=True) for name in difference)
+        one, other = (result.isel(branch=branches.index(name)) for name in difference)
         result = one - other
     elif branch is not None:
         result = result.isel(branch=0)
     dims = ("run", *(dim for dim in KEEP if dim in keep), *(("key",) if target is None else axes(onto, target)))
-    result = _label(trace, result.transpose(*dims), parts, target, places, key_part)
-    result.attrs = {
+    coords = _labels(trace, dims, parts, target, question)
+    attrs = {
         "units": "1",
         "long_name": f"{direction} attribution of {kind} attention",
         "direction": direction,
@@ -238,12 +237,12 @@ def aggregate(
         "partial": any(part.leaf.partial for part in parts),
     }
     if key_part.segment is not None:
-        result.attrs["segment"] = key_part.segment
+        attrs["segment"] = key_part.segment
     if picture is not None:
-        result.attrs["picture"] = picture
+        attrs["picture"] = picture
     if target is not None and len(target) == 3:
-        result.attrs["frames"] = target[0]
-    return result.rename(None)
+        attrs["frames"] = target[0]
+    return xr.DataArray(result.transpose(*dims).data, coords, dims, attrs=attrs).rename(None)
 
 
 def _per_layer(part: Part) -> Part:
@@ -254,21 +253,33 @@ def _per_layer(part: Part) -> Part:
     return replace(part, values=part.values / totals)
 
 
-def _combine(made: list[xr.DataArray], parts: list[Part], keep: tuple[str, ...]) -> xr.DataArray:
+def _combine(made: list[xr.Variable], parts: list[Part], keep: tuple[str, ...]) -> xr.Variable:
     """Leaves side by side where layers or grids are kept, else their sum."""
     if "grid" in keep:
-        grids = list(dict.fromkeys(part.leaf.grid for part in parts))
-        groups = [[own for own, part in zip(made, parts, strict=True) if part.leaf.grid == grid] for grid in grids]
-        side_by_side = xr.concat([_sum(own, keep) for own in groups], "grid", **SIDE_BY_SIDE)
-        return side_by_side.assign_coords(grid=grids)
+        groups = [[place for place, part in enumerate(parts) if part.leaf.grid == grid] for grid in _grids(parts)]
+        sums = [_sum([made[place] for place in own], [parts[place] for place in own], keep) for own in groups]
+        firsts = [parts[own[0]] for own in groups]
+        return _concat([xr.Variable(("grid", *own.dims), own.data[None]) for own in sums], firsts, "grid")
     if "layer" in keep:
-        return made[0] if len(made) == 1 else xr.concat(made, "layer", **SIDE_BY_SIDE)
-    return _sum(made, keep)
+        return made[0] if len(made) == 1 else _concat(made, parts, "layer")
+    return _sum(made, parts, keep)
 
 
-def _sum(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
-    if "head" in keep and len({tuple(part["head"].values.tolist()) for part in made}) > 1:
-        counts = sorted({part.sizes["head"] for part in made})
+def _concat(made: list[xr.Variable], parts: list[Part], dim: str) -> xr.Variable:
+    """Terms behind one another along `dim`; NaN for heads that a part lacks."""
+    heads = _heads(parts)
+    if "head" in made[0].dims and any(_heads([part]) != heads for part in parts):
+        made = [
+            xr.DataArray(own, coords={"head": _heads([part])}).reindex(head=heads).variable
+            for own, part in zip(made, parts, strict=True)
+        ]
+    whole: xr.Variable = xr.Variable.concat(made, dim)  # type: ignore[no-untyped-call]
+    return whole
+
+
+def _sum(made: list[xr.Variable], parts: list[Part], keep: tuple[str, ...]) -> xr.Variable:
+    if "head" in keep and any(_heads([part]) != _heads(parts) for part in parts):
+        counts = sorted({len(part.heads) for part in parts})
         raise InvalidValueError(
             f"layers have {counts} heads: a map per head over all of them has no meaning; "
             "choose layers= of one head count, or keep layer or grid too (maps.hlam: unequal=)"
@@ -276,41 +287,57 @@ def _sum(made: list[xr.DataArray], keep: tuple[str, ...]) -> xr.DataArray:
     return sum_of(made)
 
 
-def _label(
-    trace: Trace,
-    result: xr.DataArray,
-    parts: list[Part],
-    target: tuple[int, ...] | None,
-    calls: list[int] | None,
-    key_part: KeyPart,
-) -> xr.DataArray:
-    coords: dict[Any, Any] = dict(run_coords(trace))
-    if "layer" in result.dims:
+def _grids(parts: list[Part]) -> list[str]:
+    return list(dict.fromkeys(part.leaf.grid for part in parts))
+
+
+def _heads(parts: list[Part]) -> list[int]:
+    """Labels of all heads that any of the parts has."""
+    return sorted({head for part in parts for head in part.head_labels})
+
+
+def _labels(
+    trace: Trace, dims: tuple[str, ...], parts: list[Part], target: tuple[int, ...] | None, question: Question
+) -> dict[str, Any]:
+    """Coordinates of a map with these dims."""
+    coords: dict[str, Any] = {}
+    if "branch" in dims:
+        coords["branch"] = list(question.branches)
+    elif len(question.branches) == 1:
+        coords["branch"] = question.branches[0]
+    if "layer" in dims:
+        attrs = trace.label(parts[0].name, "layer").attrs
+        coords["layer"] = ("layer", [path for part in parts for path in part.labels], attrs)
         coords["grid"] = ("layer", [part.leaf.grid for part in parts for _ in part.labels])
-    if "t" in result.dims:
-        place = slice(None) if calls is None else calls
-        coords |= {
-            name: trace.runs[name].isel(t=place).reset_coords(drop=True) for name in ("t", "step", "timestep", "sigma")
-        }
-    if "key" in result.dims:
-        coords |= _key_labels(trace, parts[0], key_part, result)
+    if "grid" in dims:
+        coords["grid"] = _grids(parts)
+    if "head" in dims:
+        stored = trace.label(parts[0].name, "head")
+        coords["head"] = ("head", np.asarray(_heads(parts), stored.dtype), stored.attrs)
+    coords |= run_coords(trace)
+    if "t" in dims:
+        place = slice(None) if question.calls is None else question.calls
+        coords |= {name: trace.runs.variables[name].isel(t=place) for name in ("t", "step", "timestep", "sigma")}
+    if "key" in dims:
+        coords |= _key_labels(trace, parts[0], question, dims)
     elif target is not None:
-        coords |= {dim: np.arange(size) for dim, size in zip(result.dims[-len(target) :], target, strict=True)}
-    return result.assign_coords(coords)
+        coords |= {dim: np.arange(size) for dim, size in zip(dims[-len(target) :], target, strict=True)}
+    return coords
 
 
-def _key_labels(trace: Trace, part: Part, key_part: KeyPart, result: xr.DataArray) -> dict[str, xr.Variable]:
+def _key_labels(trace: Trace, part: Part, question: Question, dims: tuple[str, ...]) -> dict[str, xr.Variable]:
     """Labels of the keys that a map lies on."""
-    held = trace.dataset(part.name).coords.items()
-    labels = {str(name): coord.variable for name, coord in held if "key" in coord.dims}
-    if "branch" not in result.dims:
-        if "branch" in result.coords:
-            place = trace.branches.index(result["branch"].item())
-            labels = {name: own.isel(branch=place) if "branch" in own.dims else own for name, own in labels.items()}
-        else:
-            # The difference of two branches lies on places of the key axis, whose tokens differ.
-            labels = {name: own for name, own in labels.items() if "branch" not in own.dims}
-    places = key_part.places(part.leaf)
+    whole = trace.dataset(part.name)
+    labels = {str(name): whole.variables[name] for name in whole.coords if "key" in whole.variables[name].dims}
+    if "branch" not in dims:
+        by_branch = [name for name, own in labels.items() if "branch" in own.dims]
+        for name in by_branch:
+            if len(question.branches) == 1:
+                labels[name] = trace.array(part.name, name, question.branches[0]).isel(branch=0)
+            else:
+                # The difference of two branches lies on places of the key axis, whose tokens differ.
+                del labels[name]
+    places = question.key_part.places(part.leaf)
     if len(places) < part.leaf.keys:
         labels = {name: own.isel(key=places) for name, own in labels.items()}
     return labels
@@ -332,8 +359,8 @@ def _chosen_heads(parts: list[Part]) -> list[str]:
     return [
         f"{path}:{head}={weight:g}" if weight != 1 else f"{path}:{head}"
         for part in parts
-        for path, row in zip(part.labels, part.weights.values, strict=True)
-        for head, weight in zip(part.weights["head"].values.tolist(), row.tolist(), strict=True)
+        for path, row in zip(part.labels, part.values.tolist(), strict=True)
+        for head, weight in zip(part.head_labels, row, strict=True)
         if weight != 0
     ]
 

@@ -20,7 +20,7 @@ from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_n
 __all__ = ["each_token_term"]
 
 
-def each_token_term(trace: Trace, part: Part, question: Question, plan: Plan) -> tuple[xr.DataArray, str]:
+def each_token_term(trace: Trace, part: Part, question: Question, plan: Plan) -> tuple[xr.Variable, str]:
     """Lay out each averaged token's own map, resample (and clamp) it, and only then take the mean over the tokens.
 
     Lazy, ``(run, branch[, t], layer, head, *grid)`` in float32, summed over t where t is not kept; and the array that
@@ -58,7 +58,7 @@ def each_token_term(trace: Trace, part: Part, question: Question, plan: Plan) ->
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": dict(zip(names, plan.target, strict=True))},
     )
-    return made, source
+    return made.variable, source
 
 
 def _whole(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArray, str]:

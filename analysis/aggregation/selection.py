@@ -49,15 +49,19 @@ class Part:
     @property
     def weights(self) -> xr.DataArray:
         """Weight of each chosen head, ``(layer, head)``."""
-        labels = head_labels(self.leaf)
-        coords = {"layer": self.labels, "head": [labels[index] for index in self.heads]}
-        return xr.DataArray(self.values, coords, ("layer", "head"))
+        return xr.DataArray(self.values, {"layer": self.labels, "head": self.head_labels}, ("layer", "head"))
 
     @property
     def place(self) -> dict[str, list[int]]:
         """Where the part lies in the leaf's arrays; axes that are taken whole are left out."""
         taken = {"layer": (self.layers, len(self.leaf.layers)), "head": (self.heads, self.leaf.heads)}
         return {dim: list(places) for dim, (places, size) in taken.items() if len(places) < size}
+
+    @property
+    def head_labels(self) -> list[int]:
+        """Numbers of the chosen heads."""
+        labels = head_labels(self.leaf)
+        return [labels[index] for index in self.heads]
 
     @property
     def labels(self) -> list[str]:

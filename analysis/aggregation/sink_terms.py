@@ -22,7 +22,7 @@ __all__ = ["term_without_sinks"]
 DIMS = ("run", "branch", "t", "layer", "head", "query", "key")
 
 
-def term_without_sinks(trace: Trace, part: Part, question: Question, sinks: Sinks) -> tuple[xr.DataArray, str]:
+def term_without_sinks(trace: Trace, part: Part, question: Question, sinks: Sinks) -> tuple[xr.Variable, str]:
     """`leaf_term` of the attention that is left when the sinks are taken out, and the array it was read from.
 
     Onto keys with their mass set to 0 (or rescaled), that is the term times a mask, from whatever `leaf_term` reads;
@@ -40,7 +40,7 @@ def term_without_sinks(trace: Trace, part: Part, question: Question, sinks: Sink
         if sinks.mass == "rescale":
             _check_rescale(question)
         term, source = leaf_term(trace, part, question)
-        term = term * kept.reset_coords(drop=True) if sinks.by == "head" else term * _of_layer(kept)
+        term = term * (kept if sinks.by == "head" else _of_layer(kept)).variable
         if sinks.mass == "rescale" and question.direction == "g2r":
             term = term / _left(trace, part, question, kept)
         return term, source
@@ -54,7 +54,7 @@ def _of_layer(kept: xr.DataArray) -> xr.DataArray:
     return kept.isel(head=0).reset_coords(drop=True)
 
 
-def _left(trace: Trace, part: Part, question: Question, kept: xr.DataArray) -> xr.DataArray:
+def _left(trace: Trace, part: Part, question: Question, kept: xr.DataArray) -> xr.Variable:
     """Mass of the mean over queries that is not on sinks, ``(run, branch, t, layer, head)``; NaN where it is 0."""
     own = importance(trace, part, question.branches)
     own = own if question.calls is None else own.isel(t=question.calls)
@@ -62,7 +62,7 @@ def _left(trace: Trace, part: Part, question: Question, kept: xr.DataArray) -> x
     left = (own * kept).sum("key", skipna=False)
     if trace.leaves[part.name].partial:
         left = left + (1 - own.sum("key", skipna=False))  # what keys that are not kept got is no sink's
-    return left.where(left > 0).reset_coords(drop=True)
+    return left.where(left > 0).variable
 
 
 def _check_rescale(question: Question) -> None:
@@ -79,7 +79,7 @@ def _check_rescale(question: Question) -> None:
 
 def _from_attention(
     trace: Trace, part: Part, question: Question, sinks: Sinks, kept: xr.DataArray
-) -> tuple[xr.DataArray, str]:
+) -> tuple[xr.Variable, str]:
     """Mean over the averaged axis, a block of the attention at a time; and the array that it was read from."""
     asked = (question.direction, sinks.mass, question.time, question.calls)
     brief = asked == ("g2r", "zero", False, None) and question.source != "full"
@@ -106,7 +106,7 @@ def _from_attention(
 
 def _means(
     trace: Trace, part: Part, question: Question, sinks: Sinks, kept: xr.DataArray, values: xr.DataArray
-) -> xr.DataArray:
+) -> xr.Variable:
     """Weighted means of `values`, which have all seven dims."""
     chosen = {"query": question.queries, "key": question.keys}
 
@@ -137,8 +137,7 @@ def _means(
         dtype=np.float32,
         meta=np.empty((0,) * 6, np.float32),
     )
-    coords = {name: values.coords[name] for name in ("branch", "t", "layer", "head") if name in values.coords}
-    return xr.DataArray(data, dims=(*DIMS[:5], question.onto), coords=coords).reset_coords(drop=True)
+    return xr.Variable((*DIMS[:5], question.onto), data)
 
 
 def _block(

@@ -46,7 +46,7 @@ class Plan:
         self.places = key_part.places(part.leaf) if onto == "key" and key_part.segment is not None else None
         self.cells = None if target is None else _cells(part, onto, key_part)
 
-    def apply(self, term: xr.DataArray) -> xr.DataArray:
+    def apply(self, term: xr.Variable) -> xr.Variable:
         """Sum over the axes that are not kept, and resample in the order that is asked."""
         gone = [dim for dim in ("t", "layer", "head") if dim in term.dims and dim not in self.keep]
         if self.order == "last" and isinstance(term.data, da.Array) and term.data.numblocks[-1] == 1:
@@ -62,20 +62,20 @@ class Plan:
         laid = term if self.order == "tokens" else self._spatial(term.sum(first, skipna=False))
         return self._weighed(laid).sum(rest, skipna=False)
 
-    def _weighed(self, term: xr.DataArray) -> xr.DataArray:
-        return term if (self.part.values == 1).all() else term * self.part.weights
+    def _weighed(self, term: xr.Variable) -> xr.Variable:
+        return term if (self.part.values == 1).all() else term * xr.Variable(("layer", "head"), self.part.values)
 
-    def total(self, calls: int, term: xr.DataArray) -> xr.DataArray:
+    def total(self, calls: int) -> xr.Variable:
         """Count the (t, layer, head) that were summed, each by its head's weight."""
         gone = [dim for dim in ("layer", "head") if dim not in self.keep]
-        made = self.part.weights.sum(gone) * np.float32(1 if "t" in self.keep else calls)
-        return made.expand_dims(branch=term["branch"].values)
+        weights = xr.Variable(("layer", "head"), self.part.values)
+        return weights.sum(gone) * np.float32(1 if "t" in self.keep else calls)
 
-    def _spatial(self, term: xr.DataArray) -> xr.DataArray:
+    def _spatial(self, term: xr.Variable) -> xr.Variable:
         if self.target is None or self.cells is None:
             return term if self.places is None else term.isel(key=self.places)
         names = axes(self.onto, self.target)
-        laid: xr.DataArray = xr.apply_ufunc(
+        laid: xr.Variable = xr.apply_ufunc(
             to_grid,
             term.chunk({self.onto: -1}),
             kwargs={"cells": self.cells, "target": self.target, **self.options},

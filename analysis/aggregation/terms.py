@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from attlas.analysis.aggregation.key_parts import KeyPart
 from attlas.analysis.aggregation.selection import Part
+from attlas.analysis.aggregation.together import Mean, Pass, means_of
 from attlas.analysis.aggregation.vocabulary_term import VocabularyKeys, vocabulary_term
 from attlas.analysis.aggregation.weights import axis_weights
-from attlas.analysis.blockwise.attention import Mean, means
-from attlas.analysis.blockwise.blocks import used_places
+from attlas.analysis.blockwise.blocks import DIMS, used_places
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import NotRecordedError, unknown_name
 
@@ -42,7 +42,7 @@ class Question:
         return "query" if self.onto == "key" else "key"
 
 
-def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArray, str]:
+def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.Variable, str]:
     """Mean of the chosen attention over the averaged axis, and the array that it was read from.
 
     Lazy, ``(run, branch[, t], layer, head, onto)`` in float32; t is summed away already where it came from
@@ -61,14 +61,10 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
     if open_words:
         term = vocabulary_term(trace, part, question)
     elif source == "full":
-        (term,) = means(
-            trace,
-            part.name,
-            [Mean(question.direction, question.onto, weights)],
-            branches=question.branches,
-            calls=question.calls,
-            place=part.place,
-        )
+        calls = None if question.calls is None else tuple(question.calls)
+        reading = Pass(trace, part.name, question.branches, calls, part.place)
+        (mean,) = means_of(reading, [Mean(question.direction, question.onto, weights)])
+        term = xr.Variable((*DIMS[:5], question.onto), mean)
     elif source == "attention_mean":
         term = _from_time_mean(trace, part, question, weights)
     else:
@@ -76,8 +72,8 @@ def leaf_term(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArra
         term = term if question.calls is None else term.isel(t=question.calls)
     kept = weights_of(question.onto)
     if kept is not None:
-        term = term * xr.DataArray(kept, dims=("run", "branch", question.onto))
-    return term.reset_coords(drop=True).drop_vars(question.onto, errors="ignore"), source
+        term = term * xr.Variable(("run", "branch", question.onto), kept)
+    return term, source
 
 
 def _source(trace: Trace, part: Part, question: Question, weighted: bool) -> str:
@@ -95,10 +91,10 @@ def _source(trace: Trace, part: Part, question: Question, weighted: bool) -> str
     raise NotRecordedError(f"{trace.where}: {_why(part, question, weighted, full)}")
 
 
-def _stored(trace: Trace, part: Part, question: Question, name: str) -> xr.DataArray:
+def _stored(trace: Trace, part: Part, question: Question, name: str) -> xr.Variable:
     """Array of the chosen layers and heads, its branches in the order of the question."""
-    branch = question.branches[0] if len(question.branches) == 1 else None
-    return trace.arrays(part.name, [name], branch)[name].isel(part.place)
+    stored = trace.array(part.name, name, question.branches[0] if len(question.branches) == 1 else None)
+    return stored.isel(part.place) if part.place else stored
 
 
 def _why(part: Part, question: Question, weighted: bool, full: bool) -> str:
@@ -115,14 +111,13 @@ def _why(part: Part, question: Question, weighted: bool, full: bool) -> str:
     return f'leaf {part.name} holds summaries only, which do not tell {what}; record with Capture(detail="full")'
 
 
-def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Array | None) -> xr.DataArray:
+def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Array | None) -> xr.Variable:
     """Sum over t of the mean over the averaged axis: the number of calls times the stored mean over t."""
     stored = _stored(trace, part, question, "attention_mean")
     dims = ("run", "branch", "layer", "head", question.onto)
-    variable = stored.variable
-    pairs: list[Any] = [variable.data, ("run", "branch", "layer", "head", "query", "key")]
+    pairs: list[Any] = [stored.data, ("run", "branch", "layer", "head", "query", "key")]
     if weights is not None:
-        lead = variable.chunks or ()
+        lead = stored.chunks or ()
         pairs += [weights.rechunk((lead[0], lead[1], weights.shape[2])), ("run", "branch", "averaged")]
     data = da.blockwise(
         _time_mean_block,
@@ -135,8 +130,7 @@ def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Ar
         dtype=np.float32,
         meta=np.empty((0,) * 5, np.float32),
     )
-    coords = {name: stored.coords[name] for name in ("branch", "layer", "head")}
-    return xr.DataArray(data, dims=dims, coords=coords)
+    return xr.Variable(dims, data)
 
 
 def _time_mean_block(

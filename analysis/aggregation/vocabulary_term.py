@@ -71,7 +71,7 @@ def vocabulary_keys(
     return VocabularyKeys(word, entry(vocabulary(trace), text or word, trace.where, word=word), over)
 
 
-def vocabulary_term(trace: Trace, part: Part, question: "Question") -> xr.DataArray:
+def vocabulary_term(trace: Trace, part: Part, question: "Question") -> xr.Variable:
     """Mean attention of each query to the word's tokens; lazy, ``(run, branch, t, layer, head, query)``, float32.
 
     Raises
@@ -116,7 +116,7 @@ def vocabulary_term(trace: Trace, part: Part, question: "Question") -> xr.DataAr
         dtype=np.float32,
         meta=np.empty((0,) * 6, np.float32),
     )
-    return xr.DataArray(made, dims=vectors.dims[:-1], coords=data.coords)
+    return xr.Variable(vectors.dims[:-1], made)
 
 
 def _word_block(

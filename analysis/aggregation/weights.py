@@ -37,28 +37,29 @@ def axis_weights(
     count = leaf.keys if axis == "key" else leaf.queries
     if isinstance(wanted, str):
         made = _segment(trace, leaf_name, axis, wanted, key_part.picture)
+        if "branch" in made.dims:
+            made = made.isel(branch=[trace.branches.index(name) for name in branches])
     else:
-        made = _mask(trace, leaf, axis, wanted, key_part)
-    if "branch" in made.dims:
-        made = made.sel(branch=list(branches))
+        made = _mask(trace, leaf, axis, wanted, key_part, branches)
     shape = {"run": len(trace.rows), "branch": len(branches), axis: count}
-    made = made.expand_dims({dim: size for dim, size in shape.items() if dim not in made.dims})
-    data = made.transpose(*shape).astype(np.float32).data
-    return da.rechunk(da.asarray(data), {0: 1, 1: -1, 2: -1})
+    data = made.set_dims(shape).astype(np.float32).data  # type: ignore[no-untyped-call]
+    chunks = (1, -1, -1)
+    return data.rechunk(chunks) if isinstance(data, da.Array) else da.from_array(data, chunks=chunks)
 
 
-def _segment(trace: Trace, leaf_name: str, axis: str, segment: str, picture: int | None) -> xr.DataArray:
+def _segment(trace: Trace, leaf_name: str, axis: str, segment: str, picture: int | None) -> xr.Variable:
     """Keys of a segment; places of a text for which a run has no token are no keys."""
     if axis != "key":
         raise InvalidValueError(f"queries={segment!r}: segments are of keys; give a mask of queries")
-    coords = trace.dataset(leaf_name).coords
-    found = {name: coords[name].reset_coords(drop=True) for name in ("key_segment", "token_segment") if name in coords}
+    labels = trace.dataset(leaf_name).variables
+    found = {name: labels[name] for name in ("key_segment", "token_segment") if name in labels}
     if segment in trace.leaves[leaf_name].key_segments:
         chosen = found["key_segment"] == segment
         if picture is not None:
-            chosen = chosen & (coords["key_picture"].reset_coords(drop=True) == picture)
+            chosen = chosen & (labels["key_picture"] == picture)
         if segment == "text":
-            chosen = chosen & ~found["token_segment"].isin(["absent"])
+            there = found["token_segment"]
+            chosen = chosen & (there != "absent")
         return chosen
     known = {str(value) for own in found.values() for value in np.unique(np.asarray(own.values, dtype=str))} - {""}
     if segment not in known:
@@ -66,18 +67,15 @@ def _segment(trace: Trace, leaf_name: str, axis: str, segment: str, picture: int
     return found["token_segment"] == segment
 
 
-def _mask(trace: Trace, leaf: Leaf, axis: str, wanted: Any, key_part: KeyPart) -> xr.DataArray:
-    mask = wanted if isinstance(wanted, xr.DataArray) else xr.DataArray(_checked(np.asarray(wanted), axis))
-    if not isinstance(wanted, xr.DataArray):
-        names = (axis,) if mask.ndim == 1 else ("frame", "y", "x")[-mask.ndim :]
-        mask = mask.rename(dict(zip(mask.dims, names, strict=True)))
-    mask = mask.reset_coords(drop=True)
-    mask = mask.drop_vars([name for name in mask.coords if name not in ("run", "branch")])
-    if "run" in mask.dims:
-        mask = _aligned(trace, mask)
+def _mask(trace: Trace, leaf: Leaf, axis: str, wanted: Any, key_part: KeyPart, branches: Sequence[str]) -> xr.Variable:
+    if isinstance(wanted, xr.DataArray):
+        mask = _aligned(trace, wanted, branches)
+    else:
+        values = _checked(np.asarray(wanted), axis)
+        mask = xr.Variable((axis,) if values.ndim == 1 else ("frame", "y", "x")[-values.ndim :], values)
     spatial = [dim for dim in mask.dims if dim not in ("run", "branch")]
     if mask.dtype.kind == "i":
-        mask = mask.where(mask >= 0)
+        mask = mask.where(mask >= 0)  # type: ignore[no-untyped-call]
     mask = mask.astype(np.float32)
     if spatial == [axis]:
         count = leaf.keys if axis == "key" else leaf.queries
@@ -90,11 +88,11 @@ def _mask(trace: Trace, leaf: Leaf, axis: str, wanted: Any, key_part: KeyPart) -
         raise InvalidValueError(
             f"{_plural(axis)}: a mask with dims {tuple(mask.dims)}; (row, column) or ({axis},) is accepted"
         )
-    names = ("frame", "y", "x")[-len(spatial) :]
-    return _to_axis(trace, leaf, axis, mask.rename(dict(zip(spatial, names, strict=True))), key_part)
+    names = dict(zip(spatial, ("frame", "y", "x")[-len(spatial) :], strict=True))
+    return _to_axis(trace, leaf, axis, xr.Variable([names.get(dim, dim) for dim in mask.dims], mask.data), key_part)
 
 
-def _to_axis(trace: Trace, leaf: Leaf, axis: str, mask: xr.DataArray, key_part: KeyPart) -> xr.DataArray:
+def _to_axis(trace: Trace, leaf: Leaf, axis: str, mask: xr.Variable, key_part: KeyPart) -> xr.Variable:
     """Average a mask of rows and columns to the leaf's grid, and give each key or query its cell's weight."""
     grid = leaf.query_grid if axis == "query" else key_part.grid(leaf)
     if grid is None:
@@ -111,7 +109,7 @@ def _to_axis(trace: Trace, leaf: Leaf, axis: str, mask: xr.DataArray, key_part: 
         held = f"has {grid[0]} frames" if len(grid) == 3 else "has no frames"
         raise InvalidValueError(f"{_plural(axis)}: a mask of {frames[0]} frames; {leaf.kind}/{leaf.grid} {held}")
     if "frame" not in mask.dims and frames:
-        mask = mask.expand_dims(frame=frames[0])
+        mask = mask.set_dims({"frame": frames[0], **mask.sizes})  # type: ignore[no-untyped-call]
     spatial = ["frame", "y", "x"][-len(grid) :]
     index = np.arange(leaf.queries)
     if axis == "key":
@@ -124,7 +122,7 @@ def _to_axis(trace: Trace, leaf: Leaf, axis: str, mask: xr.DataArray, key_part: 
         padded = np.concatenate([cells, np.zeros_like(cells[..., :1])], -1)
         return np.asarray(padded[..., index], dtype=np.float32)
 
-    made: xr.DataArray = xr.apply_ufunc(
+    made: xr.Variable = xr.apply_ufunc(
         kernel,
         mask,
         input_core_dims=[spatial],
@@ -158,15 +156,19 @@ def _checked(values: NDArray[Any], axis: str) -> NDArray[Any]:
     return values
 
 
-def _aligned(trace: Trace, mask: xr.DataArray) -> xr.DataArray:
-    if "run" in mask.coords:
-        lacking = [name for name in trace.run_ids if name not in set(mask["run"].values.tolist())]
+def _aligned(trace: Trace, mask: xr.DataArray, branches: Sequence[str]) -> xr.Variable:
+    """Take the trace's runs and the wanted branches of a mask that has them, by their labels."""
+    if "run" in mask.dims and "run" in mask.coords:
+        held = mask["run"].values.tolist()
+        lacking = [name for name in trace.run_ids if name not in set(held)]
         if lacking:
             raise InvalidValueError(f"the mask lacks run {lacking[0]!r} of the trace")
-        return mask.sel(run=list(trace.run_ids)).drop_vars("run")
-    if mask.sizes["run"] != len(trace.rows):
+        mask = mask if tuple(held) == trace.run_ids else mask.sel(run=list(trace.run_ids))
+    elif "run" in mask.dims and mask.sizes["run"] != len(trace.rows):
         raise InvalidValueError(f"a mask of {mask.sizes['run']} runs for a trace of {len(trace.rows)}")
-    return mask
+    if "branch" in mask.dims and ("branch" not in mask.coords or mask["branch"].values.tolist() != list(branches)):
+        mask = mask.sel(branch=list(branches))
+    return mask.variable
 
 
 def _plural(axis: str) -> str:

@@ -1,6 +1,7 @@
 """The lazy labelled attention of a leaf, from either encoding, and its means, in blocks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -166,12 +167,12 @@ def _pieces(whole: int, size: int) -> list[int]:
     return [min(size, whole - start) for start in range(0, whole, size)] or [0]
 
 
-def run_coords(trace: Trace) -> dict[str, xr.DataArray]:
+def run_coords(trace: Trace) -> dict[str, xr.Variable]:
     """Coordinates along the run that every result keeps: label, seed and prompt."""
-    return {name: trace.runs[name].reset_coords(drop=True) for name in ("run", "seed", "prompt")}
+    return {name: trace.runs.variables[name] for name in ("run", "seed", "prompt")}
 
 
-def _coords(trace: Trace, dataset: xr.Dataset, dims: tuple[str, ...]) -> dict[str, xr.DataArray]:
+def _coords(trace: Trace, dataset: xr.Dataset, dims: tuple[str, ...]) -> dict[str, Any]:
     """Labels of the result: the leaf's own, and those of the runs and their clocks."""
     held = {str(name): coord for name, coord in dataset.coords.items() if set(coord.dims) <= set(dims)}
     for name in ("step", "timestep", "sigma"):

@@ -18,13 +18,13 @@ SPLIT_EVERY = 4
 
 
 def folded(
-    term: xr.DataArray,
+    term: xr.Variable,
     gone: Sequence[str],
     weights: NDArray[np.float32] | None,
     layout: Callable[[NDArray[Any]], NDArray[Any]] | None,
     names: tuple[str, ...],
     sizes: tuple[int, ...],
-) -> xr.DataArray:
+) -> xr.Variable:
     """Sum of `term` over the axes `gone`, weighed by layer and head, then its last axis laid out by `layout`.
 
     Parameters
@@ -60,8 +60,7 @@ def folded(
             made = _block(_fold, left, [made, left], (), True, (layout, names, sizes))
     if layout is not None:
         left = (*left[:-1], *names)
-    coords = {name: coord for name, coord in term.coords.items() if set(coord.dims) <= set(left)}
-    return xr.DataArray(made, coords, left)
+    return xr.Variable(left, made)
 
 
 def _block(
@@ -112,15 +111,14 @@ def _fold(
     return np.asarray(own if layout is None else layout(own), dtype=np.float32)
 
 
-def sum_of(made: Sequence[xr.DataArray]) -> xr.DataArray:
-    """Sum of terms with the same dims, labels and chunks but for what is summed; labels are those of the first."""
+def sum_of(made: Sequence[xr.Variable]) -> xr.Variable:
+    """Sum of terms with the same dims and labels."""
     first = made[0]
     if len(made) == 1:
         return first
     if all(isinstance(own.data, da.Array) and own.dims == first.dims and own.chunks == first.chunks for own in made):
-        return first.copy(
-            data=da.map_blocks(_add, *(own.data for own in made), dtype=np.float32, meta=first.data._meta)
-        )
+        data = da.map_blocks(_add, *(own.data for own in made), dtype=np.float32, meta=first.data._meta)
+        return xr.Variable(first.dims, data)
     total = first
     for own in made[1:]:
         total = total + own

@@ -110,35 +110,34 @@ def tlam(
         parts = [
             made_by(trace, direction, _with(keep), variant, {**rest, "calls": calls[slice(*bound)]}) for bound in bounds
         ]
-        grouped = xr.concat(parts, "t_group", coords="minimal", compat="override")
+        grouped = xr.Variable.concat([own.variable for own in parts], "t_group")  # type: ignore[no-untyped-call]
     else:
-        grouped = _by_group(made, bounds)
-    grouped = grouped.transpose(*("t_group" if dim == "t" else dim for dim in made.dims))
+        grouped = _by_group(made.variable, bounds)
+    dims = ["t_group" if dim == "t" else dim for dim in made.dims]
     labels = made["t"].values
-    coords = {
+    coords = {name: own.variable for name, own in made.coords.items() if "t" not in own.dims} | {
         "t_group": np.arange(groups),
         "t_start": ("t_group", [int(labels[start]) for start, _ in bounds]),
         "t_stop": ("t_group", [int(labels[stop - 1]) + 1 for _, stop in bounds]),
     }
-    return grouped.assign_coords(coords).assign_attrs({**made.attrs, "groups": groups, "inclusive": inclusive})
+    attrs = {**made.attrs, "groups": groups, "inclusive": inclusive}
+    return xr.DataArray(grouped.transpose(*dims).data, coords, dims, attrs=attrs).rename(None)
 
 
-def _by_group(made: xr.DataArray, bounds: list[tuple[int, int]]) -> xr.DataArray:
+def _by_group(made: xr.Variable, bounds: list[tuple[int, int]]) -> xr.Variable:
     """Sum the calls of each group, in one task a block."""
-
-    def sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.stack([values[..., slice(*bound)].sum(-1) for bound in bounds], -1)
-
-    grouped: xr.DataArray = xr.apply_ufunc(
-        sums,
-        made.chunk(t=-1) if made.chunks else made,
-        input_core_dims=[["t"]],
-        output_core_dims=[["t_group"]],
-        dask="parallelized",
-        output_dtypes=[np.float32],
-        dask_gufunc_kwargs={"output_sizes": {"t_group": len(bounds)}},
+    axis = made.dims.index("t")
+    whole = made.data.rechunk({axis: -1})
+    chunks = (*whole.chunks[:axis], (len(bounds),), *whole.chunks[axis + 1 :])
+    sums = whole.map_blocks(
+        _group_sums, axis, bounds, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * whole.ndim, np.float32)
     )
-    return grouped
+    return xr.Variable(["t_group" if dim == "t" else dim for dim in made.dims], sums)
+
+
+def _group_sums(values: NDArray[np.float32], axis: int, bounds: list[tuple[int, int]]) -> NDArray[np.float32]:
+    by_call = np.moveaxis(values, axis, 0)
+    return np.stack([by_call[slice(*bound)].sum(0) for bound in bounds], axis)
 
 
 def hlam(
@@ -221,7 +220,8 @@ def made_by(
         calls = pick_calls(trace, own.get("steps"), own.get("calls"))
         made = made * np.float32(trace.store.calls if calls is None else len(calls))
         attrs["reduce"] = "sum over t, mean over layers and heads"
-    return made.assign_attrs(attrs)
+    made.attrs = attrs
+    return made
 
 
 def _with(keep: str | Iterable[str], *more: str) -> tuple[str, ...]:

@@ -123,18 +123,18 @@ def _merged(of_keys: Callable[..., xr.DataArray], tokens: Tokens, merge: str, *,
 
     Clamping is not linear: the released code sets what is negative to 0 in the map of each token.
     """
-    counts = {name: mask.isel(branch=0, drop=True).sum("key") for name, mask in tokens.items()}
+    counts = {name: mask.values[:, 0].sum(-1) for name, mask in tokens.items()}
     count = next(iter(counts.values()))
     several = max(int(own.max()) for own in counts.values())
     if merge == "mean" and not (each and several > 1):
         return of_keys(keys=tokens)
     if any((own != count).any() for own in counts.values()):
-        shown = ", ".join(f"{name}: {own.values.tolist()}" for name, own in counts.items())
+        shown = ", ".join(f"{name}: {own.tolist()}" for name, own in counts.items())
         raise InvalidValueError(
             f"leaves hold different numbers of the word's tokens in the runs, {shown}; choose layers= or chunk=, or "
             'merge="mean" without clamp'
         )
-    weight = count.astype(np.float32)
+    weight = xr.DataArray(count.astype(np.float32), dims="run")
     if several <= 1 or not (each or merge == "max"):
         return of_keys(keys=tokens) * (weight if merge == "sum" else np.float32(1))
     parts = [of_keys(keys={name: _one_token(mask, place) for name, mask in tokens.items()}) for place in range(several)]

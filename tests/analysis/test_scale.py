@@ -12,8 +12,9 @@ from dask.array.core import Array
 from attlas.analysis import maps, open_trace
 from attlas.analysis.blockwise import attention, fused, kernels
 from attlas.analysis.blockwise.folding import SPLIT_EVERY, folded
-from attlas.analysis.blockwise.fused import Ask, Room, several_means
+from attlas.analysis.blockwise.fused import Ask, several_means
 from attlas.analysis.blockwise.matrices import Factors
+from attlas.analysis.blockwise.room import Room
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError
 
@@ -59,11 +60,11 @@ def test_sums_over_many_shards_are_narrow_trees(sizes, monkeypatch):
     made = maps.ulam(trace, "r2g", kind="image", **FULL)
     leaf = next(name for name in trace.leaves if name.startswith("image"))
     (term,) = attention.means(trace, leaf, [attention.Mean("r2g", "query")], branches=("cond",))
-    shards = term.chunk(t=1)
+    shards = term.variable.chunk(t=1)
     summed = folded(shards, ["t", "layer", "head"], None, None, (), ())
     assert shards.sizes["t"] * shards.sizes["layer"] > SPLIT_EVERY**2
     assert widest(summed) <= SPLIT_EVERY
-    xr.testing.assert_allclose(summed.compute(), term.compute().sum(("t", "layer", "head")), rtol=1e-6)
+    xr.testing.assert_allclose(summed.compute(), term.variable.compute().sum(("t", "layer", "head")), rtol=1e-6)
     assert widest(made) <= 8
 
 
@@ -91,7 +92,7 @@ def test_work_space_is_a_block_or_one_matrix(kinds, monkeypatch):
     for queries, keys in ((40, 50), (40, 51)):
         asked.clear()
         q, k = (dask.array.asarray(rng.normal(size=(1, n, 4))).compute() for n in (queries, keys))
-        several_means(Factors(torch.tensor(q), torch.tensor(k)), [Ask(*kind) for kind in kinds], Room("cpu"))
+        several_means(Factors(torch.tensor(q), torch.tensor(k), Room("cpu")), [Ask(*kind) for kind in kinds])
         held = ("r2g", "query") in kinds and queries * keys <= fused.HELD_ELEMENTS
         assert max(asked, default=0) <= (queries * keys if held else kernels.BLOCK_ELEMENTS)
 
