@@ -39,8 +39,8 @@ class StoredOrder:
     def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
         """Read; a slice for each of the first axes."""
         whole = (*key, *(slice(None),) * (len(self._axes) - len(key)))
-        values = np.asarray(self._turned[tuple(whole[axis] for axis in self._axes)])
-        return values.transpose(np.argsort(self._axes))
+        stored: NDArray[Any] = np.asarray(self._turned[tuple(whole[axis] for axis in self._axes)])
+        return stored.transpose(np.argsort(self._axes))
 
 
 def _axes(array: "zarr.Array[Any]") -> tuple[int, ...]:
@@ -92,7 +92,7 @@ def _turned(array: "zarr.Array[Any]", axes: tuple[int, ...]) -> "zarr.Array[Any]
 
 
 @dataclass(frozen=True)
-class _TurnedKeys(ChunkKeyEncoding):
+class _TurnedKeys(ChunkKeyEncoding):  # type: ignore[misc]  # zarr is not typed for us
     """File names of chunks that are counted with the axes in another order."""
 
     name: ClassVar[str] = "turned"
@@ -101,4 +101,5 @@ class _TurnedKeys(ChunkKeyEncoding):
 
     def encode_chunk_key(self, chunk_coords: tuple[int, ...]) -> str:
         """Give the name of a chunk's file."""
-        return self.own.encode_chunk_key(tuple(chunk_coords[self.axes.index(axis)] for axis in range(len(self.axes))))
+        own = tuple(chunk_coords[self.axes.index(axis)] for axis in range(len(self.axes)))
+        return str(self.own.encode_chunk_key(own))

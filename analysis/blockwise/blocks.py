@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attlas.analysis.blockwise import kernels
-from attlas.analysis.blockwise.fused import Ask, Room, several_means, share_of
+from attlas.analysis.blockwise.fused import Ask, several_means, share_of
 from attlas.analysis.blockwise.matrices import Factors, LogAttention, Matrices
+from attlas.analysis.blockwise.room import room_of
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import NotRecordedError
 
@@ -127,14 +128,13 @@ def means_block(
         None if place is None else share_of(stack.expand(weights[place], WEIGHTS).to(device)) for _, _, place in asks
     ]
     queries, keys = stack.matrix
-    room = Room(device)
 
     def means(place: slice) -> Tensor:
         wanted = [
             Ask(direction, onto, None if share is None else share[place])
             for (direction, onto, _), share in zip(asks, shares, strict=True)
         ]
-        return torch.cat(several_means(stack.matrices(place, normalised), wanted, room), -1)
+        return torch.cat(several_means(stack.matrices(place, normalised), wanted), -1)
 
     return stack.collect(means, (sum(keys if onto == "key" else queries for _, onto, _ in asks),))
 
@@ -172,6 +172,7 @@ class _Stack:
         self.dense = dims[0][-1] == "key"
         self.lead = arrays[0].shape[:5]
         self.device = device
+        self.room = room_of(device)
         self.stacks = [self.expand(array, own).to(device) for array, own in zip(arrays, dims, strict=True)]
         queries = arrays[0].shape[5]
         self.matrix = (queries, arrays[0].shape[6] if self.dense else arrays[1].shape[-2])
@@ -193,8 +194,8 @@ class _Stack:
         """Give some matrices of the stack."""
         parts = [stack[place] for stack in self.stacks]
         if not self.dense:
-            return Factors(parts[0], parts[1])
-        return LogAttention(parts[0], parts[1] if len(parts) > 1 else None, normalised)
+            return Factors(parts[0], parts[1], self.room)
+        return LogAttention(parts[0], parts[1] if len(parts) > 1 else None, normalised, self.room)
 
     def collect(self, function: Callable[[slice], Tensor], rest: tuple[int, ...]) -> NDArray[np.float32]:
         """Results of all matrices, in the block's shape; they leave the device once, all together."""

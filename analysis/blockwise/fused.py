@@ -15,7 +15,7 @@ from torch import Tensor
 from attlas.analysis.blockwise import kernels
 from attlas.analysis.blockwise.matrices import Matrices
 
-__all__ = ["HELD_ELEMENTS", "Ask", "Room", "several_means", "share_of"]
+__all__ = ["HELD_ELEMENTS", "Ask", "several_means", "share_of"]
 
 HELD_ELEMENTS = 2**24
 """Largest matrix, 64 MiB in float32, whose exponential is held whole so that both directions share it."""
@@ -33,25 +33,12 @@ class Ask:
     share: Tensor | None = None
 
 
-class Room:
-    """Work space of one block, used again for each of its matrices: fresh memory costs as much as an exponential."""
-
-    def __init__(self, device: torch.device | str) -> None:
-        self._space = torch.empty(0, device=device)
-
-    def of(self, elements: int) -> Tensor:
-        """Give so many float32 numbers, whatever is in them."""
-        if self._space.numel() < elements:
-            self._space = torch.empty(elements, device=self._space.device)
-        return self._space[:elements]
-
-
 def share_of(weights: Tensor) -> Tensor:
     """Weights ``(..., n)`` divided by their sum; all zeros give NaN."""
     return weights / weights.sum(-1, keepdim=True)
 
 
-def several_means(matrices: Matrices, asks: Sequence[Ask], room: Room) -> list[Tensor]:
+def several_means(matrices: Matrices, asks: Sequence[Ask]) -> list[Tensor]:
     """Answer every ask about a stack of matrices, ``(matrices, key)`` or ``(matrices, query)`` each, float32.
 
     Memory: the exponential of one tile, `kernels.block_elements`, or of the matrix where the softmax over
@@ -64,23 +51,21 @@ def several_means(matrices: Matrices, asks: Sequence[Ask], room: Room) -> list[T
         The logits; more than one matrix only where all together are a block.
     asks
         What is wanted.
-    room
-        Work space on the device.
     """
     if matrices.queries * matrices.keys > HELD_ELEMENTS:
         alone = [(ask.direction, ask.onto) == ("r2g", "query") for ask in asks]
     else:
         alone = [False] * len(asks)
     shared = [ask for ask, single in zip(asks, alone, strict=True) if not single]
-    together = iter(_Pass(matrices, shared, room).run() if shared else ())
+    together = iter(_Pass(matrices, shared).run() if shared else ())
     return [_by_columns(matrices, ask) if single else next(together) for ask, single in zip(asks, alone, strict=True)]
 
 
 class _Pass:
     """One pass over the tiles of a stack of matrices."""
 
-    def __init__(self, matrices: Matrices, asks: Sequence[Ask], room: Room) -> None:
-        self.matrices, self.asks, self.room = matrices, asks, room
+    def __init__(self, matrices: Matrices, asks: Sequence[Ask]) -> None:
+        self.matrices, self.asks = matrices, asks
         self.size = {"key": matrices.keys, "query": matrices.queries}
         self.groups: dict[tuple[str, str], list[int]] = {}
         for number, ask in enumerate(asks):
@@ -92,13 +77,13 @@ class _Pass:
 
     def run(self) -> list[Tensor]:
         matrices, (count, queries, keys) = self.matrices, self._shape
-        like = self.room.of(0)
+        like = matrices.room.of("tile", 0)
         self.shares = {group: self._stacked(group, like) for group in self.groups}
         self.made = {
             group: like.new_zeros((count, len(numbers), self.size[group[1]])) for group, numbers in self.groups.items()
         }
         weights = self._row_weights()
-        work = self.room.of(count * keys * (queries if self.held else self.step))
+        work = matrices.room.of("tile", count * keys * (queries if self.held else self.step))
         tiles = [slice(start, min(start + self.step, queries)) for start in range(0, queries, self.step)]
         tops, sums, places = [], [], []
         for cut in tiles:
@@ -205,7 +190,7 @@ class _Pass:
         parts = [
             own if scale is None else [part * scale for part in own] for own, scale in zip(sums, scales, strict=True)
         ]
-        total = torch.stack([own[0] for own in parts]).sum(0)
+        total = _sum([own[0] for own in parts])
         inverse = total.reciprocal()
         bad: Tensor | None = None
         if not self.matrices.bounded:
@@ -213,7 +198,7 @@ class _Pass:
             bad = bad if bool(bad.any()) else None
             inverse = inverse if bad is None else inverse.masked_fill_(bad.unsqueeze(1), 0.0)
         if ("r2g", "key") in self.groups:
-            self.made["r2g", "key"] = torch.stack([own[1] for own in parts]).sum(0).mul_(inverse)
+            self.made["r2g", "key"] = _sum([own[1] for own in parts]) * inverse
         if self.held:
             vectors = self.shares["r2g", "query"] * inverse
             made = self.made["r2g", "query"]
@@ -240,6 +225,10 @@ class _Pass:
         lines = torch.nonzero(bad.any(0)).flatten()
         for start in range(0, len(lines), step):
             yield lines[start : start + step]
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def _by_columns(matrices: Matrices, ask: Ask) -> Tensor:

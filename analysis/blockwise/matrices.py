@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attlas.analysis.blockwise import kernels
+from attlas.analysis.blockwise.room import Room
 
 __all__ = ["Factors", "LogAttention", "Matrices"]
 
@@ -25,6 +26,8 @@ class Matrices(Protocol):
     queries: int
     keys: int
     device: torch.device
+    room: Room
+    """Work space of this stack, and of nothing else while it is used."""
     shifted: bool
     """Whether tiles need a shift before their exponential."""
     bounded: bool
@@ -42,19 +45,23 @@ class Matrices(Protocol):
 
 
 class Factors:
-    """Logits from Q ``(matrices, query, channel)`` and K ``(matrices, key, channel)`` of any dtype."""
+    """Logits from Q ``(matrices, query, channel)`` and K ``(matrices, key, channel)`` of any dtype.
+
+    They live in `room`, until the next are made there.
+    """
 
     normalised = False
     row_exponents: Tensor | None = None
 
-    def __init__(self, query_vectors: Tensor, key_vectors: Tensor) -> None:
-        self.query, self.key = query_vectors.float(), key_vectors.float()
+    def __init__(self, query_vectors: Tensor, key_vectors: Tensor, room: Room) -> None:
+        self.room = room
+        self.query, self.key = _floats(query_vectors, "query", room), _floats(key_vectors, "key", room)
         self.count, self.queries = self.query.shape[:2]
         self.device = self.query.device
         self.keys = self.key.shape[1]
         self._turned = self.query.transpose(-1, -2)
         # No logit is larger than the product of the two lengths (Cauchy-Schwarz). A NaN or a masked key is not bounded.
-        longest = [_squares(own).amax(-1) for own in (self.query, self.key)]
+        longest = [_squares(own, room).amax(-1) for own in (self.query, self.key)]
         self.bounded = bool((longest[0] * longest[1] * LOG2E**2 < BOUNDED**2).all())
         self.shifted = not self.bounded
 
@@ -78,7 +85,8 @@ class LogAttention:
     shifted = False
     bounded = False
 
-    def __init__(self, log_attention: Tensor, logsumexp: Tensor | None, normalised: bool) -> None:
+    def __init__(self, log_attention: Tensor, logsumexp: Tensor | None, normalised: bool, room: Room) -> None:
+        self.room = room
         self.log_attention, self.logsumexp, self.normalised = log_attention, logsumexp, normalised
         self.count, self.queries, self.keys = log_attention.shape
         self.device = log_attention.device
@@ -97,6 +105,24 @@ class LogAttention:
         return stored.add_(self.logsumexp[own[:2]].float().unsqueeze(-1))
 
 
-def _squares(vectors: Tensor) -> Tensor:
+def _floats(vectors: Tensor, name: str, room: Room) -> Tensor:
+    """Vectors in float32, in their own order in memory."""
+    if vectors.dtype == torch.float32:
+        return vectors
+    stored = _as_stored(vectors)
+    made = room.of(name, *stored.shape).copy_(stored)
+    return made if stored is vectors else made.transpose(-1, -2)
+
+
+def _squares(vectors: Tensor, room: Room) -> Tensor:
     """Squared lengths of ``(matrices, n, channel)``: a product with ones is faster than a sum of so few."""
-    return torch.matmul(vectors.square(), vectors.new_ones(vectors.shape[-1]))
+    stored = _as_stored(vectors)
+    # The space of tiles is free until the first of them is asked for.
+    squares = torch.mul(stored, stored, out=room.of("tile", *stored.shape))
+    by_channel = squares.transpose(-1, -2) if stored is vectors else squares
+    return torch.bmm(by_channel.new_ones((len(by_channel), 1, by_channel.shape[1])), by_channel).squeeze(1)
+
+
+def _as_stored(vectors: Tensor) -> Tensor:
+    """Vectors as they lie in memory: token by token ``(..., n, channel)``, or channel by channel, turned."""
+    return vectors.transpose(-1, -2) if vectors.stride(-1) > vectors.stride(-2) else vectors

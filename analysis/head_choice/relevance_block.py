@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attlas.analysis.blockwise import kernels
-from attlas.analysis.blockwise.fused import Ask, Room, several_means, share_of
+from attlas.analysis.blockwise.fused import Ask, several_means, share_of
 from attlas.analysis.blockwise.matrices import Factors
+from attlas.analysis.blockwise.room import room_of
 from attlas.analysis.papers.vocabulary import Entry, project
 
 __all__ = ["Concepts", "answer_block"]
@@ -86,10 +87,10 @@ def _shares(query_vectors: Tensor, keys: Tensor, tokens: Tokens, weights: Tensor
     calls, heads, queries = query_vectors.shape[:3]
     flat, stack = query_vectors.reshape(calls * heads, queries, -1), own.repeat(calls, 1, 1)
     share = None if weights is None else share_of(weights.float()).expand(len(flat), queries)
-    room, parts = Room(flat.device), []
+    room, parts = room_of(flat.device), []
     for cut in kernels.blocks(len(flat), queries, own.shape[1], flat.device):
         ask = Ask("g2r", "key", None if share is None else share[cut])
-        parts += several_means(Factors(flat[cut], stack[cut]), [ask], room)
+        parts += several_means(Factors(flat[cut], stack[cut], room), [ask])
     by_token = torch.cat(parts).reshape(calls, heads, -1)[..., len(begin) :]
     ends = [0, *accumulate(len(places) for places in looked_at)]
     return torch.stack([by_token[..., a:b].mean(-1) for a, b in pairwise(ends)], -1)

@@ -1,5 +1,7 @@
 """Several means from one exponential, against softmaxes in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
 from attlas.analysis.blockwise import fused, kernels
-from attlas.analysis.blockwise.fused import Ask, Room, several_means
+from attlas.analysis.blockwise.fused import Ask, several_means
 from attlas.analysis.blockwise.matrices import Factors, LogAttention
+from attlas.analysis.blockwise.room import Room, room_of
 
 COUNT, QUERIES, KEYS = 3, 11, 7
 AXIS = {"g2r": -1, "r2g": -2}
@@ -41,7 +44,7 @@ def check(matrices, logits, rtol=5e-6, kinds=KINDS):
     """Every kind of mean, weighted and not, all in one pass."""
     wanted = [(*kind, share) for kind in kinds for share in (None, shares(kind[1], 1), shares(kind[1], 2))]
     asks = [Ask(direction, onto, None if own is None else tensor(own)) for direction, onto, own in wanted]
-    for (direction, onto, own), made in zip(wanted, several_means(matrices, asks, Room("cpu")), strict=True):
+    for (direction, onto, own), made in zip(wanted, several_means(matrices, asks), strict=True):
         assert made.dtype == torch.float32
         np.testing.assert_allclose(made, expected(logits, direction, onto, own), rtol=rtol, atol=1e-9)
 
@@ -58,14 +61,15 @@ def held(request, monkeypatch):
 
 def singles(q, k):
     """Tiles are of single matrices."""
-    return [Factors(tensor(q[i : i + 1]), tensor(k[i : i + 1])) for i in range(COUNT)]
+    return [Factors(tensor(q[i : i + 1]), tensor(k[i : i + 1]), Room("cpu")) for i in range(COUNT)]
 
 
 def test_by_hand():
     # exp(S) = [[1, 3], [1, 1]]: rows give 1/4 3/4 and 1/2 1/2; columns give 1/2 1/2 and 3/4 1/4.
     q, k = tensor([[[0, np.log(3)], [0, 0]]]), torch.eye(2)[None]
     g2r, r2g, row = several_means(
-        Factors(q, k), [Ask("g2r", "key"), Ask("r2g", "query"), Ask("g2r", "key", tensor([[1, 0]]))], Room("cpu")
+        Factors(q, k, Room("cpu")),
+        [Ask("g2r", "key"), Ask("r2g", "query"), Ask("g2r", "key", tensor([[1, 0]]))],
     )
     np.testing.assert_allclose(g2r, [[3 / 8, 5 / 8]], rtol=1e-6)
     np.testing.assert_allclose(r2g, [[5 / 8, 3 / 8]], rtol=1e-6)
@@ -76,13 +80,13 @@ def test_by_hand():
 def test_factors(spread, tiles, held):
     q, k = factors(spread)
     logits = q.astype("f4").astype("f8") @ k.astype("f4").astype("f8").swapaxes(-1, -2)
-    assert Factors(tensor(q), tensor(k)).bounded == (spread < 1)
+    assert Factors(tensor(q), tensor(k), Room("cpu")).bounded == (spread < 1)
     # Logits of some hundreds have steps of 3e-5 in float32.
     for i, matrices in enumerate(singles(q, k)):
         for direction, onto in KINDS:
             for share in (None, shares(onto, 1)):
                 own = None if share is None else tensor(share[i : i + 1])
-                (made,) = several_means(matrices, [Ask(direction, onto, own)], Room("cpu"))
+                (made,) = several_means(matrices, [Ask(direction, onto, own)])
                 np.testing.assert_allclose(
                     made[0], expected(logits, direction, onto, share)[i], rtol=3e-6 if spread < 1 else 3e-4, atol=1e-9
                 )
@@ -93,7 +97,7 @@ def test_all_kinds_share_one_pass(monkeypatch):
     counted = []
     tile = Factors.tile
     monkeypatch.setattr(Factors, "tile", lambda self, cut, out: (counted.append(cut), tile(self, cut, out)))
-    check(Factors(tensor(q), tensor(k)), q @ k.swapaxes(-1, -2))
+    check(Factors(tensor(q), tensor(k), Room("cpu")), q @ k.swapaxes(-1, -2))
     assert counted == [slice(0, QUERIES)]
 
 
@@ -104,8 +108,8 @@ def test_log_attention(tiles, held):
     own = tensor(logits - lse[..., None])
     for i in range(COUNT):
         for direction, onto in KINDS:
-            one = LogAttention(own[i : i + 1], tensor(lse[i : i + 1]), False)
-            (made,) = several_means(one, [Ask(direction, onto)], Room("cpu"))
+            one = LogAttention(own[i : i + 1], tensor(lse[i : i + 1]), False, Room("cpu"))
+            (made,) = several_means(one, [Ask(direction, onto)])
             np.testing.assert_allclose(made[0], expected(logits, direction, onto, None)[i], rtol=1e-5, atol=1e-9)
 
 
@@ -113,15 +117,15 @@ def test_log_attention_of_all_kinds_at_once():
     q, k = factors(3.0)
     logits = q @ k.swapaxes(-1, -2)
     lse = logsumexp(logits, axis=-1)
-    check(LogAttention(tensor(logits - lse[..., None]), tensor(lse), False), logits, 1e-5)
+    check(LogAttention(tensor(logits - lse[..., None]), tensor(lse), False, Room("cpu")), logits, 1e-5)
 
 
 def test_a_part_of_the_keys_is_not_normalised_again():
     q, k = factors(2.0)
     logits = q @ k.swapaxes(-1, -2)
     lse = logsumexp(logits, axis=-1)
-    matrices = LogAttention(tensor((logits - lse[..., None])[..., :4]), tensor(lse), True)
-    g2r, r2g = several_means(matrices, [Ask("g2r", "key"), Ask("r2g", "query")], Room("cpu"))
+    matrices = LogAttention(tensor((logits - lse[..., None])[..., :4]), tensor(lse), True, Room("cpu"))
+    g2r, r2g = several_means(matrices, [Ask("g2r", "key"), Ask("r2g", "query")])
     np.testing.assert_allclose(g2r, softmax(logits, -1)[..., :4].mean(-2), rtol=5e-6)
     np.testing.assert_allclose(r2g, softmax(logits[..., :4], -2).mean(-1), rtol=5e-6)
 
@@ -144,7 +148,7 @@ def test_lines_far_below_the_largest_logit_keep_their_share(row, column, tiles):
         logits = np.broadcast_to(own_q @ own_k.swapaxes(-1, -2), (COUNT, QUERIES, KEYS))
         asks = [Ask(*kind) for kind in KINDS]
         for kind, made in zip(
-            KINDS, several_means(Factors(tensor(own_q), tensor(own_k)), asks, Room("cpu")), strict=True
+            KINDS, several_means(Factors(tensor(own_q), tensor(own_k), Room("cpu")), asks), strict=True
         ):
             np.testing.assert_allclose(made[0], expected(logits, *kind, None)[0], rtol=2e-4, atol=1e-12)
 
@@ -157,7 +161,9 @@ def test_masked_keys(mask):
     hidden[:, [2, 5]] = mask
     logits = q @ k.swapaxes(-1, -2) + hidden.swapaxes(-1, -2)
     own = Factors(
-        tensor(np.concatenate([q, np.ones((COUNT, QUERIES, 1))], -1)), tensor(np.concatenate([k, hidden], -1))
+        tensor(np.concatenate([q, np.ones((COUNT, QUERIES, 1))], -1)),
+        tensor(np.concatenate([k, hidden], -1)),
+        Room("cpu"),
     )
     with np.errstate(invalid="ignore"):
         # Where no query may see a key it has no share (numpy gives NaN, which counts as 0). Steps at 65504 are 2^-8.
@@ -168,7 +174,7 @@ def test_nan_is_never_skipped():
     q, k = factors()
     q[1, 4, 0] = np.nan
     asks = [Ask("g2r", "key"), Ask("r2g", "query")]
-    g2r, r2g = several_means(Factors(tensor(q), tensor(k)), asks, Room("cpu"))
+    g2r, r2g = several_means(Factors(tensor(q), tensor(k), Room("cpu")), asks)
     assert g2r[1].isnan().all()
     assert r2g[1].isnan().all()
     assert g2r[[0, 2]].isfinite().all()
@@ -178,7 +184,7 @@ def test_nan_is_never_skipped():
 def test_weights_without_any_are_nan():
     q, k = factors()
     none = torch.full((COUNT, QUERIES), torch.nan)
-    (made,) = several_means(Factors(tensor(q), tensor(k)), [Ask("g2r", "key", none)], Room("cpu"))
+    (made,) = several_means(Factors(tensor(q), tensor(k), Room("cpu")), [Ask("g2r", "key", none)])
     assert made.isnan().all()
 
 
@@ -193,7 +199,7 @@ def test_any_spread_any_tiling(seed, spread, depth, elements):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "BLOCK_ELEMENTS", elements)
         asks = [Ask(*kind) for kind in KINDS]
-        made = dict(zip(KINDS, several_means(Factors(tensor(q), tensor(k)), asks, Room("cpu")), strict=True))
+        made = dict(zip(KINDS, several_means(Factors(tensor(q), tensor(k), Room("cpu")), asks), strict=True))
     logits = q.astype("f8") @ k.astype("f8").swapaxes(-1, -2)
     scale = np.abs(q).astype("f8") @ np.abs(k).astype("f8").swapaxes(-1, -2)
     error = 4e-6 + 3e-7 * float(scale.max())
@@ -206,6 +212,30 @@ def test_any_spread_any_tiling(seed, spread, depth, elements):
 
 def test_room_grows_and_is_used_again():
     room = Room("cpu")
-    first = room.of(10)
-    assert room.of(4).data_ptr() == first.data_ptr()
-    assert room.of(20).numel() == 20
+    first = room.of("tile", 2, 5)
+    assert room.of("tile", 4).data_ptr() == first.data_ptr()
+    assert room.of("key", 4).data_ptr() != first.data_ptr()
+    assert room.of("tile", 4, 5).shape == (4, 5)
+    own = room_of("cpu")
+    assert room_of("cpu") is own
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(room_of, "cpu").result() is not own
+
+
+@pytest.mark.parametrize("spread", [0.5, 60.0], ids=["bounded", "shifted"])
+def test_the_order_in_memory_changes_nothing(spread):
+    q, k = (tensor(own).half() for own in factors(spread))
+    lse = (q.float() @ k.float().transpose(-1, -2)).logsumexp(-1)
+    log_attention = ((q.float() @ k.float().transpose(-1, -2)) - lse[..., None]).half()
+    asks = [Ask(*kind) for kind in KINDS]
+
+    def stored(values):
+        return values.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+    for make, own, other in ((Factors, q, k), (LogAttention, log_attention, lse)):
+        options = () if make is Factors else (False,)
+        turned = (stored(own), stored(other) if make is Factors else other)
+        assert turned[0].stride() != own.stride()
+        plain, changed = (several_means(make(*pair, *options, Room("cpu")), asks) for pair in ((own, other), turned))
+        for one, two in zip(plain, changed, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-9)

@@ -4,8 +4,9 @@ import torch
 from scipy.special import logsumexp, softmax
 
 from attlas.analysis.blockwise import kernels
-from attlas.analysis.blockwise.fused import Ask, Room, several_means, share_of
+from attlas.analysis.blockwise.fused import Ask, several_means, share_of
 from attlas.analysis.blockwise.matrices import LogAttention
+from attlas.analysis.blockwise.room import Room
 
 AXIS = {"g2r": -1, "r2g": -2}
 
@@ -25,8 +26,8 @@ def mean(logits, direction, onto, weights=None):
     if weights is not None:
         length = logits.shape[-2 if onto == "key" else -1]
         weights = share_of(weights.expand(*logits.shape[:-2], length).reshape(-1, length))
-    matrices = LogAttention(flat.log_softmax(-1), flat.logsumexp(-1), False)
-    (made,) = several_means(matrices, [Ask(direction, onto, weights)], Room("cpu"))
+    matrices = LogAttention(flat.log_softmax(-1), flat.logsumexp(-1), False, Room("cpu"))
+    (made,) = several_means(matrices, [Ask(direction, onto, weights)])
     return made.reshape(*logits.shape[:-2], -1)
 
 
@@ -93,13 +94,13 @@ def test_logits_from_either_encoding_in_float32():
     assert made.dtype == torch.float32
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
     lse = logsumexp(expected, axis=-1)
-    dense = LogAttention(tensor(expected - lse[..., None]), tensor(lse), False).logits(0, slice(None))
+    dense = LogAttention(tensor(expected - lse[..., None]), tensor(lse), False, Room("cpu")).logits(0, slice(None))
     np.testing.assert_allclose(dense, expected, atol=1e-5)
 
 
 def test_sums_are_not_in_float16():
     # 1e5 equal logits: each share is 1e-5, below float16's normal range, and their sum must still be 1.
-    stored = LogAttention(torch.zeros(1, 1, 100_000, dtype=torch.float16), torch.zeros(1, 1), False)
+    stored = LogAttention(torch.zeros(1, 1, 100_000, dtype=torch.float16), torch.zeros(1, 1), False, Room("cpu"))
     logits = stored.logits(0, slice(None))
     assert kernels.attention(logits, "g2r").sum().item() == pytest.approx(1, abs=1e-4)
 
