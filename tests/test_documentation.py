@@ -1,8 +1,6 @@
 """The documentation says what the code says."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,10 +28,9 @@ def test_store_tables_are_the_registry():
 
 def test_the_ten_lines_of_the_readme_run(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "('run', 'query_y', 'query_x')" in done.stdout
-    assert "('run', 'branch', 't', 'layer', 'head', 'query', 'key')" in done.stdout
+    told = python(block, tmp_path)
+    assert "('run', 'query_y', 'query_x')" in told
+    assert "('run', 'branch', 't', 'layer', 'head', 'query', 'key')" in told
 
 
 def test_pictures_and_pages_that_are_linked_exist():
