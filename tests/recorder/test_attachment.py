@@ -279,14 +279,15 @@ def test_another_model_in_a_run_is_an_error(pipe, change, words):
 
 
 @pytest.mark.slow
-def test_compiling_in_a_run_is_an_error(pipe):
+def test_compiling_in_a_run_is_an_error():
+    pipe = of_one_block()
     words = "the unet was compiled while it was recorded; compile it before the run"
     with Recorder(pipe, None, MIDDLE) as rec, pytest.raises(ObservationError, match=words):
         rec(**REQUEST, **in_callback(compiled))
     assert not rec.store.complete.any()
     with Recorder(pipe, None, MIDDLE) as rec:
         rec(**REQUEST)
-    assert_recorded(rec.store, 0, observe(make_pipe())[1])
+    assert_recorded(rec.store, 0, observe(of_one_block())[1])
 
 
 def test_another_hook_may_come_and_go_in_a_run(pipe):
