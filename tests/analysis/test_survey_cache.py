@@ -1,5 +1,6 @@
 """What a survey keeps in the store: resumed, and computed anew when code, options or runs change."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,12 +22,19 @@ def score(trace, factor=1.0):
     return trace.annotations["quality"] * factor
 
 
-@pytest.fixture
-def path(tools, tmp_path):
-    SEEN.calls.clear()
+@pytest.fixture(scope="module")
+def recorded(tools, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recorded") / "a.zarr"
     leaf = tools.leaf_of("text", (2, 2), keys=8)
-    tools.make_store((leaf,), path=tmp_path / "a.zarr", runs=5, annotations=lambda row: {"quality": float(row)})
-    return tmp_path / "a.zarr"
+    tools.make_store((leaf,), path=path, runs=5, annotations=lambda row: {"quality": float(row)})
+    return path
+
+
+@pytest.fixture
+def path(recorded, tmp_path):
+    """A copy of the store, of the test's own."""
+    SEEN.calls.clear()
+    return shutil.copytree(recorded, tmp_path / "a.zarr")
 
 
 def computed(path, function=score, **options):
