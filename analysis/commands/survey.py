@@ -1,7 +1,6 @@
 """The command ``attlas survey``; everything heavy is imported when it runs."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +84,9 @@ def _done(stores: tuple[str, ...], given: dict[str, Any], *, quiet: bool) -> Any
     }
     if given["workers"] is None:
         return collect(list(stores), given["statistics"], **options)
-    from distributed import Client, LocalCluster
+    from attlas.analysis.surveys.workers import local_workers
 
-    with (
-        LocalCluster(
-            n_workers=given["workers"], threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with local_workers(given["workers"]) as client:
         return collect(list(stores), given["statistics"], client=client, **options)
 
 

@@ -11,6 +11,7 @@ from attlas.analysis.aggregation.together import together
 from attlas.analysis.statistics.grouping import grouped
 from attlas.analysis.statistics.partials import Moments
 from attlas.analysis.surveys.labels import Labels
+from attlas.analysis.surveys.memory import kept_at_hand
 from attlas.analysis.surveys.records import canonical
 from attlas.analysis.surveys.specs import Spec
 from attlas.analysis.trace import Trace
@@ -68,7 +69,7 @@ def compute_elsewhere(path: str, created: str, rows: tuple[int, ...], device: st
     import cloudpickle
 
     trace = Trace(_opened(path, created), rows, device=device)
-    with dask.config.set(scheduler="synchronous"):
+    with dask.config.set(scheduler="synchronous"), kept_at_hand():
         return compute(trace, block, *cloudpickle.loads(asked))
 
 

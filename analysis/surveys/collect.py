@@ -9,6 +9,7 @@ from attlas.analysis.surveys.partial import Pair, Partial
 from attlas.analysis.surveys.result import Survey
 from attlas.analysis.surveys.sources import Traces, read_sources
 from attlas.analysis.surveys.specs import Asked, read_specs
+from attlas.analysis.surveys.workers import made_ready
 from attlas.schemas.errors import InvalidValueError, NotRecordedError
 
 __all__ = ["QUANTILES", "survey"]
@@ -58,11 +59,12 @@ def survey(
     histogram
         Edges for all statistics, or for those that a mapping names.
     block
-        Runs that are computed together.
+        Runs that are computed together. With a client the last blocks are smaller, so that workers end together.
     cache
         Whether numbers of each run are read from the store and kept in it. Maps are not kept, only their sums.
     client
         A `distributed.Client`, whose workers compute the blocks; they open the stores by their paths.
+        `attlas.analysis.surveys.workers.local_workers` starts some on this machine.
     partial
         Result of an earlier survey of the same questions: its runs are not computed again, and count once.
     allow_models
@@ -100,6 +102,7 @@ def survey(
     >>> made.dataset["quality_n"].item(), made.scores["quality"].dims
     (4, ('run',))
     """
+    ready = made_ready(client)
     specs = read_specs(statistics)
     pairs = tuple((str(one), str(other)) for one, other in correlate)
     added = dict.fromkeys(name for pair in pairs for name in pair if name not in {spec.label for spec in specs})
@@ -116,6 +119,7 @@ def survey(
     found = Partial(job.settings, left_out={source.name: source.incomplete for source in sources})
     for piece in job.run(block, {row["fingerprint"] for row in total.rows}, client, progress=progress):
         found += piece
+    del ready
     total = total + found
     if not total.rows:
         raise NotRecordedError(f"{', '.join(source.trace.where for source in sources)}: no complete run to survey")

@@ -16,6 +16,7 @@ from attlas.analysis.surveys.partial import Pair, Part, Partial
 from attlas.analysis.surveys.records import from_records, to_records
 from attlas.analysis.surveys.sources import Source
 from attlas.analysis.surveys.specs import Spec
+from attlas.analysis.surveys.workers import threads_of
 from attlas.schemas.errors import InvalidValueError
 from attlas.schemas.statistics import Record, run_fingerprints
 
@@ -54,25 +55,35 @@ class Job:
         from tqdm import tqdm
 
         runs = sum(len(source.trace.rows) for source in self.sources)
-        workers = 0 if client is None else max(1, len(client.scheduler_info()["workers"]))
+        threads = threads_of(client)
         waiting: deque[tuple[Block, Known, Callable[[], Found]]] = deque()
         with tqdm(total=runs, desc="survey", unit="run", disable=not progress) as bar:
-            for source, places in self._places(size):
+            for source, places in self._places(size, threads):
                 block, known = self._prepare(source, places, seen)
                 bar.update(len(places) - len(block.places))
                 if block.places:
                     waiting.append((block, known, self._start(block, client)))
-                # Two blocks a worker: one that it computes, and the next. They are added in order.
-                while len(waiting) > 2 * workers:
+                # Two blocks a thread: one that it computes, and the next. They are added in order.
+                while len(waiting) > 2 * threads:
                     yield self._end(*waiting[0], bar)
                     waiting.popleft()
             for entry in waiting:
                 yield self._end(*entry, bar)
 
-    def _places(self, size: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    def _places(self, size: int, threads: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Give the runs of each block.
+
+        With several threads a block is no more than half of what is left for each, so that they end together.
+        """
+        rest = sum(len(source.trace.rows) for source in self.sources)
         for place, source in enumerate(self.sources):
-            for first in range(0, len(source.trace.rows), size):
-                yield place, tuple(range(first, min(first + size, len(source.trace.rows))))
+            first, runs = 0, len(source.trace.rows)
+            while first < runs:
+                fair = size if threads < 2 else max(1, min(size, rest // (2 * threads)))
+                last = min(first + fair, runs)
+                yield place, tuple(range(first, last))
+                rest -= last - first
+                first = last
 
     def _prepare(self, source: int, places: tuple[int, ...], seen: set[str]) -> tuple[Block, Known]:
         """Leave out runs that were seen, and look up what is kept of the others, by statistic and place."""

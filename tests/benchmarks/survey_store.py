@@ -1,7 +1,8 @@
 """Survey a store from its full arrays, and print as JSON the time that it took and the memory at its peak.
 
 Run as a program, because the peak of a process is that of its whole life: ``python tests/benchmarks/survey_store.py
-FOLDER WORKERS [RUNS]``. 0 workers: this process, with one thread. Else so many Dask worker processes of one thread.
+FOLDER WORKERS [RUNS]``. 0 workers: this process, with one thread. Else so many Dask worker processes of one thread. The
+clock starts when the modules are loaded, in this process and in the workers.
 """
 
 import json
@@ -14,6 +15,7 @@ import dask
 import torch
 
 from attlas.analysis import open_trace, survey
+from attlas.analysis.surveys.workers import local_workers
 
 QUESTIONS = [f"ulam:direction={direction},kind=image,source=full" for direction in ("g2r", "r2g")]
 
@@ -35,13 +37,7 @@ def main(path: str, workers: int, runs: int | None = None) -> None:
     one = sum(len(leaf.layers) * leaf.heads * leaf.queries * leaf.keys for leaf in leaves) * trace.store.calls
     options = {"maps": QUESTIONS, "cache": False, "progress": False, "block": 2}
     if workers:
-        from distributed import Client, LocalCluster
-
-        dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
-        with (
-            LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
-            Client(cluster) as client,
-        ):
+        with local_workers(workers) as client:
             client.run(torch.set_num_threads, 1)
             started = time.monotonic()
             survey(trace, **options, client=client)
