@@ -83,7 +83,7 @@ class ShardReader:
             rest = (slice(self.branch, self.branch + 1), *rest[1:])
         row = self.rows[place]
         try:
-            values: NDArray[Any] = self.stored[(slice(row, row + 1), *rest)][0]
+            values: NDArray[Any] = np.asarray(self.stored[(slice(row, row + 1), *rest)][0])
         except DECODE_ERRORS as err:
             raise CorruptDataError(
                 f"{name} cannot be read: {err}; `attlas validate --deep` lists all damage, "
