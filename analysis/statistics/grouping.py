@@ -1,7 +1,7 @@
 """Samples of many runs, laid out by the group that each belongs to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ def grouped(values: xr.DataArray, labels: Sequence[xr.DataArray] = ()) -> "Sampl
     over = ["run", *dict.fromkeys(str(dim) for label in labels for dim in label.dims if dim != "run")]
     kept = [str(dim) for dim in values.dims if dim not in over]
     flat = values.transpose(*kept, *over)
+    sizes = [flat.sizes[dim] for dim in over]
+    runs = np.repeat(np.arange(sizes[0]), int(np.prod(sizes[1:])))
     columns = [np.asarray(label.broadcast_like(flat.isel(dict.fromkeys(kept, 0), drop=True)).transpose(*over).values)
                for label in labels]  # fmt: skip
     table = flat.values.reshape(*(flat.sizes[dim] for dim in kept), -1).astype(np.float64)
@@ -32,18 +34,19 @@ def grouped(values: xr.DataArray, labels: Sequence[xr.DataArray] = ()) -> "Sampl
         codes.append(_codes(own, known))
         names.append((str(label.name), known))
     coords = {dim: flat[dim].values for dim in kept if dim in flat.coords}
-    return Samples(table[..., given], tuple(kept), coords, tuple(codes), tuple(names))
+    return Samples(table[..., given], tuple(kept), coords, tuple(codes), tuple(names), runs[given])
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Values ``(*kept, sample)`` with the group of each sample along each label."""
+    """Values ``(*kept, sample)`` with the group of each sample along each label, and the run that it is of."""
 
     values: NDArray[np.float64]
     kept: tuple[str, ...]
     coords: Mapping[str, NDArray[Any]]
     codes: tuple[NDArray[np.int64], ...]
     names: tuple[tuple[str, list[Any]], ...]
+    runs: NDArray[np.int64]
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -70,6 +73,12 @@ class Samples:
         lead = made.ndim - len(sizes)
         turned = np.moveaxis(np.asarray(made), list(range(lead, made.ndim)), list(range(len(sizes))))
         return turned if self.codes else turned[0]
+
+    def by_run(self) -> "Samples":
+        """Give the same samples with the run as one more label, the last: a group is what a run has of one."""
+        known = np.unique(self.runs)
+        codes = (*self.codes, np.searchsorted(known, self.runs))
+        return replace(self, codes=codes, names=(*self.names, ("run", known.tolist())))
 
     def spread(self, groups: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give each sample the value of its group: ``(*groups, *kept)`` to ``(*kept, sample)``."""

@@ -36,6 +36,11 @@ class _Labelled:
 class Moments(_Labelled):
     """Count, mean and sum of squared deviations; finishes as mean, spread and 95 % interval.
 
+    Several values of one run, such as words of one prompt, are no independent samples. The standard error is that of
+    means of clusters, a run each: ``sqrt(R / (R - 1) * sum over runs of e^2) / n`` with ``e`` the sum of what the run's
+    values are above the mean. For one value a run it is the usual ``sqrt(variance / n)``. Partial results hold whole
+    runs.
+
     Examples
     --------
     >>> from attlas.analysis.statistics.grouping import grouped
@@ -49,7 +54,8 @@ class Moments(_Labelled):
     @classmethod
     def of(cls, samples: Samples) -> Self:
         """Moments of samples; NaN ones do not count."""
-        return cls(_moments(samples))
+        made = _moments(samples)
+        return cls(made.assign(_clusters(samples, made)))
 
     def __add__(self, other: Self) -> Self:
         """Add (Chan, Golub & LeVeque 1979)."""
@@ -62,19 +68,23 @@ class Moments(_Labelled):
         apart = _where((one["n"] > 0) & (two["n"] > 0), two["mean"] - one["mean"], 0.0)
         mean = _where(one["n"] > 0, one["mean"] + apart * share, two["mean"])
         m2 = one["m2"] + two["m2"] + apart**2 * one["n"] * share
-        return type(self)(xr.Dataset({"n": n, "mean": mean, "m2": m2}))
+        clusters = [_moved(own, own["mean"] - mean) for own in (one, two)]
+        sums = {name: clusters[0][name] + clusters[1][name] for name in ("runs", "nn", "ne", "ee")}
+        return type(self)(xr.Dataset({"n": n, "mean": mean, "m2": m2, **sums}))
 
     def finish(self) -> xr.Dataset:
-        """Return n, mean, variance (n - 1), std, stderr and the 95 % interval; NaN where n is too small."""
+        """Return n, runs, mean, variance (n - 1), std, stderr and the 95 % interval; NaN where n is too small."""
         if self.data is None:
             return xr.Dataset()
         n, m2 = self.data["n"].astype(np.int64), self.data["m2"]
         mean = self.data["mean"].where(n > 0)
         variance = m2 / (n - 1).where(n > 1)
-        stderr = (variance / n.where(n > 0)) ** 0.5
+        runs = self.data["runs"].astype(np.int64)
+        stderr = (self.data["ee"].clip(min=0) * runs / (runs - 1).where(runs > 1)) ** 0.5 / n
         return xr.Dataset(
             {
                 "n": n,
+                "runs": runs,
                 "mean": mean,
                 "variance": variance,
                 "std": variance**0.5,
@@ -194,6 +204,33 @@ def _moments(samples: Samples) -> xr.Dataset:
         off = values - samples.spread(mean)
     m2 = samples.reduce(np.where(np.isnan(values), 0.0, off**2), "sum")
     return samples.dataset(n=n.astype(np.int64), mean=mean, m2=m2)
+
+
+def _clusters(samples: Samples, made: xr.Dataset) -> dict[str, xr.Variable]:
+    """Give sums over the runs of each group: of 1, n^2, n e and e^2, where a run has n values with sum n mean + e."""
+    values, mean = samples.values, made["mean"].values
+    counts, off = np.where(np.isnan(values), 0.0, 1.0), np.nan_to_num(values - samples.spread(mean), nan=0.0)
+    if len(np.unique(np.stack([*samples.codes, samples.runs]), axis=1).T) == len(samples.runs):
+        sums = {"runs": counts, "nn": counts, "ne": off, "ee": off**2}
+        found = {name: samples.reduce(own, "sum") for name, own in sums.items()}
+    else:
+        by_run, axis = samples.by_run(), len(samples.codes)
+        n, e = by_run.reduce(counts, "sum"), by_run.reduce(off, "sum")
+        found = {name: own.sum(axis) for name, own in {"runs": n > 0, "nn": n**2, "ne": n * e, "ee": e**2}.items()}
+    return {name: xr.Variable(samples.dims, own) for name, own in found.items()}
+
+
+def _moved(own: xr.Dataset, by: xr.DataArray) -> xr.Dataset:
+    """Give sums over runs about a mean that is lower by so much; a side without numbers has none."""
+    by = _where(own["n"] > 0, by, 0.0)
+    return xr.Dataset(
+        {
+            "runs": own["runs"],
+            "nn": own["nn"],
+            "ne": own["ne"] + by * own["nn"],
+            "ee": own["ee"] + 2 * by * own["ne"] + by**2 * own["nn"],
+        }
+    )
 
 
 def _where(given: xr.DataArray, then: xr.DataArray, other: xr.DataArray | float) -> xr.DataArray:

@@ -75,9 +75,9 @@ def survey(
     Returns
     -------
     `Survey`: `Survey.dataset` with each statistic over ``(*labels, *its own dims)``, float64, in memory: the mean by
-    the statistic's name, and with ``_n _variance _std _stderr _low _high`` added its number of runs (NaN does not
-    count) and 95 % interval (mean +- 1.96 standard errors); ``_quantiles``, ``_count`` where asked. `Survey.scores` has
-    the numbers of each run.
+    the statistic's name, and with ``_n _runs _variance _std _stderr _low _high`` added its number of values (NaN does
+    not count) and of their runs, and 95 % interval (mean +- 1.96 standard errors, with all values of a run as one
+    cluster); ``_quantiles``, ``_count`` where asked. `Survey.scores` has the numbers of each run.
 
     Raises
     ------

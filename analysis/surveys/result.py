@@ -18,9 +18,10 @@ __all__ = ["Survey", "finish"]
 
 MEANING = {
     "n": "number of values that counted",
-    "variance": "variance over runs (n - 1)",
-    "std": "standard deviation over runs",
-    "stderr": "standard error of the mean",
+    "runs": "number of runs that they are of",
+    "variance": "variance of the values (n - 1)",
+    "std": "standard deviation of the values",
+    "stderr": "standard error of the mean; values of one run are no independent samples",
     "low": "lower end of the 95 % interval: mean - 1.96 standard errors",
     "high": "upper end of the 95 % interval: mean + 1.96 standard errors",
     "quantiles": "quantiles, within 1 % of its value",
@@ -37,7 +38,7 @@ class Survey:
     Attributes
     ----------
     parts
-        For each statistic or map a Dataset ``(*labels, *its own dims)``: ``n mean variance std stderr low high``, and
+        For each statistic or map a Dataset ``(*labels, *its own dims)``: ``n runs mean variance std stderr low high``, and
         ``quantiles``, ``count`` (with ``left`` and ``right`` edges), ``below`` and ``above`` where they were asked.
     correlations
         For each pair a Dataset: ``n``, ``pearson`` with Fisher's 95 % interval ``low`` to ``high``, ``spearman``.
@@ -75,7 +76,7 @@ class Survey:
             )
         merged = xr.merge(named, join="outer", compat="override", combine_attrs="drop")
         for name in merged.data_vars:
-            if str(name).endswith(("_n", "_count", "_below", "_above")):
+            if str(name).endswith(("_n", "_runs", "_count", "_below", "_above")):
                 merged[name] = merged[name].fillna(0).astype(np.int64).assign_attrs(merged[name].attrs)
         return merged.assign_attrs(_plain_attrs(self.attrs))
 
@@ -91,7 +92,7 @@ class Survey:
         for name, made in self.parts.items():
             if name in self.partial.settings["maps"]:
                 continue
-            flat = made[[own for own in ("n", "mean", "std", "stderr", "low", "high") if own in made]]
+            flat = made[[own for own in ("n", "runs", "mean", "std", "stderr", "low", "high") if own in made]]
             frame = (
                 flat.to_dataframe().reset_index()
                 if flat.sizes

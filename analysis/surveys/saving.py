@@ -18,7 +18,7 @@ from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["load", "save"]
 
-FORMAT = "attlas partial survey 1"
+FORMAT = "attlas partial survey 2"
 
 
 def save(partial: Partial, path: str | Path) -> None:

@@ -6,6 +6,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attlas.analysis.scoring.label_means import means_by_label
 from attlas.analysis.statistics.grouping import grouped
 from attlas.analysis.statistics.partials import Comoments, Histogram, Moments
 from attlas.analysis.statistics.sketch import Sketch
@@ -53,6 +54,10 @@ def test_any_cut_and_order_gives_what_the_whole_gives(case):
     for name, size in (("mean", scale), ("variance", scale**2)):
         found = one[name].transpose(*two[name].dims)
         np.testing.assert_allclose(found, two[name], rtol=1e-12, atol=1e-12 * size)
+    np.testing.assert_array_equal(one["runs"].transpose(*two["runs"].dims), two["runs"])
+    # Its square, as rounding is of the sum of squares.
+    found = one["stderr"].transpose(*two["stderr"].dims)
+    np.testing.assert_allclose(found**2, two["stderr"] ** 2, rtol=1e-10, atol=1e-11 * scale**2)
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,6 +76,33 @@ def test_groups_are_those_of_a_loop(case):
             if len(own) > 1:
                 np.testing.assert_allclose(float(cell["mean"]), own.mean(), rtol=1e-9, atol=1e-9)
                 np.testing.assert_allclose(float(cell["variance"]), own.var(ddof=1), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cut_tables())
+def test_values_of_one_run_are_a_cluster(case):
+    table, labels, _ = case
+    if len(labels) != 1 or labels[0].ndim != 2:
+        return
+    done, expected = Moments.of(grouped(table, labels)).finish(), means_by_label(table, labels[0])
+    for label in expected["label"].values:
+        cell, known = done.sel(pos=label), expected.sel(label=label)
+        assert (int(cell["n"]), int(cell["runs"])) == (int(known["n"]), int(known["runs"]))
+        np.testing.assert_allclose(cell["mean"], known["mean"], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(1.96 * cell["stderr"], known["ci95"], rtol=1e-9, atol=1e-9)
+
+
+def test_words_of_one_run_tell_no_more_than_one():
+    """Each word twice, alike: the mean is as sure as of one word a run, and not more."""
+    once = xr.DataArray([[1.0], [2.0], [6.0]], dims=("run", "word"))
+    pos = xr.DataArray(np.full((3, 1), "noun", dtype=object), dims=("run", "word"), name="pos")
+    one, two = (
+        Moments.of(grouped(xr.concat([once] * count, "word"), [xr.concat([pos] * count, "word")])).finish().squeeze()
+        for count in (1, 2)
+    )
+    assert (int(one["n"]), int(two["n"]), int(two["runs"])) == (3, 6, 3)
+    np.testing.assert_allclose(two["stderr"], one["stderr"], rtol=1e-12)
+    np.testing.assert_allclose(one["stderr"], np.std([1, 2, 6], ddof=1) / 3**0.5, rtol=1e-12)
 
 
 def test_moments_by_hand():
