@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -49,21 +48,19 @@ class Plan:
     def apply(self, term: xr.Variable) -> xr.Variable:
         """Sum over the axes that are not kept, and resample in the order that is asked."""
         gone = [dim for dim in ("t", "layer", "head") if dim in term.dims and dim not in self.keep]
-        if self.order == "last" and isinstance(term.data, da.Array) and term.data.numblocks[-1] == 1:
-            weights = None if (self.part.values == 1).all() else self.part.values
-            if self.target is not None and self.cells is not None:
-                layout = partial(to_grid, cells=self.cells, target=self.target, **self.options)
-                return folded(term, gone, weights, layout, axes(self.onto, self.target), self.target)
-            return self._spatial(folded(term, gone, weights, None, (), ()))
+        weights = None if (self.part.values == 1).all() else self.part.values
         if self.order == "last":
-            return self._spatial(self._weighed(term).sum(gone, skipna=False))
-        first = [dim for dim in gone if dim == "t"]
+            return self._laid(term, gone, weights)
         rest = [dim for dim in gone if dim != "t"]
-        laid = term if self.order == "tokens" else self._spatial(term.sum(first, skipna=False))
-        return self._weighed(laid).sum(rest, skipna=False)
+        laid = term if self.order == "tokens" else self._laid(term, [dim for dim in gone if dim == "t"], None)
+        return folded(laid, rest, weights, None, (), ())
 
-    def _weighed(self, term: xr.Variable) -> xr.Variable:
-        return term if (self.part.values == 1).all() else term * xr.Variable(("layer", "head"), self.part.values)
+    def _laid(self, term: xr.Variable, gone: list[str], weights: NDArray[np.float32] | None) -> xr.Variable:
+        """Weighed sum over `gone`, laid out on the map's grid."""
+        if self.target is None or self.cells is None or term.data.numblocks[-1] > 1:
+            return self._spatial(folded(term, gone, weights, None, (), ()))
+        layout = partial(to_grid, cells=self.cells, target=self.target, **self.options)
+        return folded(term, gone, weights, layout, axes(self.onto, self.target), self.target)
 
     def total(self, calls: int) -> xr.Variable:
         """Count the (t, layer, head) that were summed, each by its head's weight."""

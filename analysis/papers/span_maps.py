@@ -83,7 +83,8 @@ def span_map(
         attrs["reduce"] = "sum over t, mean over layers and heads"
     if normalize:
         words = text_keys(trace, own["kind"], branch=branch, chunk=chunk)
-        made = made / (_merged(of_keys, words, "sum", each=bool(own["clamp"])) * scale + SHARE_EPSILON)
+        whole = _merged(of_keys, words, "sum", each=bool(own["clamp"])).variable
+        made = made / (whole * scale + SHARE_EPSILON)
         attrs["normalise"] = "over words"
     return made.assign_attrs(attrs)
 
@@ -134,9 +135,9 @@ def _merged(of_keys: Callable[..., xr.DataArray], tokens: Tokens, merge: str, *,
             f"leaves hold different numbers of the word's tokens in the runs, {shown}; choose layers= or chunk=, or "
             'merge="mean" without clamp'
         )
-    weight = xr.DataArray(count.astype(np.float32), dims="run")
+    weight = xr.Variable("run", count.astype(np.float32))
     if several <= 1 or not (each or merge == "max"):
-        return of_keys(keys=tokens) * (weight if merge == "sum" else np.float32(1))
+        return of_keys(keys=tokens) * weight if merge == "sum" else of_keys(keys=tokens)
     parts = [of_keys(keys={name: _one_token(mask, place) for name, mask in tokens.items()}) for place in range(several)]
     if merge == "max":
         return fold(_larger, parts).assign_attrs(parts[0].attrs)
