@@ -1,5 +1,6 @@
 """From tokens to a map: laying a leaf's term out in rows and columns, on the map's grid."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -55,7 +56,7 @@ class Plan:
         laid = term if self.order == "tokens" else self._laid(term, [dim for dim in gone if dim == "t"], None)
         return folded(laid, rest, weights, None, (), ())
 
-    def _laid(self, term: xr.Variable, gone: list[str], weights: NDArray[np.float32] | None) -> xr.Variable:
+    def _laid(self, term: xr.Variable, gone: Sequence[str], weights: NDArray[np.float32] | None) -> xr.Variable:
         """Weighed sum over `gone`, laid out on the map's grid."""
         if self.target is None or self.cells is None or term.data.numblocks[-1] > 1:
             return self._spatial(folded(term, gone, weights, None, (), ()))
