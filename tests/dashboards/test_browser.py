@@ -27,15 +27,17 @@ def url(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with browsing() as made:
+def window(url):
+    """One window for all: a new one would load and compile the page's scripts again."""
+    with browsing() as browser, visiting(browser, url) as made:
         yield made
 
 
 @pytest.fixture
-def visit(browser, url):
-    with visiting(browser, url) as made:
-        yield made
+def visit(window):
+    yield window
+    assert window.foreign == []
+    assert window.errors == []
 
 
 def test_a_click_lights_up_the_true_place_and_back(visit, tmp_path):
@@ -67,12 +69,33 @@ def picture(visit, side, folder):
         return np.asarray(seen.convert("RGB"))
 
 
-def test_pictures_stand_beside_each_other_at_one_size(visit):
+def test_everything_stands_in_its_place_and_nothing_scrolls_inside_the_page(visit):
     visit.open("?store=planted.zarr")
+    for dim in ("t", "head", "layer"):
+        expect(visit.page.locator(f".attlas-strip-{dim} canvas").first).to_be_visible()
     generated, reference = (visit.page.locator(f".attlas-{s}").bounding_box() for s in ("generated", "reference"))
     assert generated["y"] == reference["y"]
     assert (generated["width"], generated["height"]) == (reference["width"], reference["height"]) == (420, 420)
     assert reference["x"] > generated["x"] + generated["width"]
+    assert visit.page.evaluate(SCROLLING) == []
+
+
+SCROLLING = """() => {
+  const found = []
+  const walk = (node) => {
+    if (node.shadowRoot) walk(node.shadowRoot)
+    for (const child of node.children || []) {
+      const style = getComputedStyle(child)
+      const over = (style.overflowY + style.overflowX).match(/auto|scroll/)
+      const bigger = child.scrollHeight > child.clientHeight + 1 || child.scrollWidth > child.clientWidth + 1
+      if (over && bigger && child !== document.body) found.push(child.tagName + "." + child.className)
+      walk(child)
+    }
+  }
+  walk(document.body)
+  return found
+}"""
+"""What scrolls inside the page."""
 
 
 def test_a_word_is_asked_by_its_button(visit):
@@ -81,12 +104,6 @@ def test_a_word_is_asked_by_its_button(visit):
     expect(visit.readout).to_contain_text("word 'disc': brightest generated patch (2, ")
     expect(visit.page.get_by_role("button", name="disc", exact=True)).to_have_attribute("aria-pressed", "true")
     visit.page.wait_for_url("**word=disc**")
-
-
-def test_strips_appear_and_follow(visit):
-    visit.open("?store=planted.zarr")
-    for dim in ("t", "head", "layer"):
-        expect(visit.page.locator(f".attlas-strip-{dim} canvas").first).to_be_visible()
 
 
 def test_another_run_is_picked_by_its_picture(visit):
@@ -144,26 +161,3 @@ def test_a_file_is_saved(visit, tmp_path):
     assert download.value.suggested_filename == "0000-patch-2-1-g2r.png"
     with Image.open(tmp_path / "map.png") as saved:
         assert saved.size == (512, 512)
-
-
-def test_nothing_scrolls_inside_the_page(visit):
-    visit.open("?store=planted.zarr")
-    expect(visit.page.locator(".attlas-strip-layer canvas").first).to_be_visible()
-    scrolling = visit.page.evaluate(
-        """() => {
-          const found = []
-          const walk = (node) => {
-            if (node.shadowRoot) walk(node.shadowRoot)
-            for (const child of node.children || []) {
-              const style = getComputedStyle(child)
-              const over = (style.overflowY + style.overflowX).match(/auto|scroll/)
-              const bigger = child.scrollHeight > child.clientHeight + 1 || child.scrollWidth > child.clientWidth + 1
-              if (over && bigger && child !== document.body) found.push(child.tagName + "." + child.className)
-              walk(child)
-            }
-          }
-          walk(document.body)
-          return found
-        }"""
-    )
-    assert scrolling == []
