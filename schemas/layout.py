@@ -7,6 +7,7 @@ and logsumexp put all layers in a shard, where that stays small, so that a run d
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class Leaf:
             return None
         return max(y for y, _ in places) + 1, max(x for _, x in places) + 1
 
-    @property
+    @cached_property
     def key_parts(self) -> tuple[str, ...]:
         """Segments of the keys that are patches, in order, each once."""
         return tuple(dict.fromkeys(own for own, y in zip(self.key_segments, self.key_y, strict=True) if y >= 0))

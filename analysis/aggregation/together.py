@@ -165,7 +165,7 @@ def _blocks(reading: Pass, wanted: Sequence[Mean]) -> tuple[da.Array, list[int]]
         calls=None if reading.calls is None else list(reading.calls),
         place={axis: list(own) for axis, own in reading.place.items()},
     )
-    lead = tuple(inputs.dataset.sizes[dim] for dim in DIMS[:5])
+    lead = tuple(inputs.sizes[dim] for dim in DIMS[:5])
     sizes = [inputs.sizes[mean.onto] for mean in wanted]
     weights = [mean.weights for mean in wanted if mean.weights is not None]
     places = iter(range(len(weights)))

@@ -74,7 +74,7 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     name = _one_leaf(trace, kind, grid)
     inert = warn_inert([trace.leaves[name]])
     inputs = Inputs(trace, name, (direction,), branches=trace.branches)
-    shape = tuple(inputs.dataset.sizes[dim] for dim in DIMS)
+    shape = tuple(inputs.sizes[dim] for dim in DIMS)
     chunks = _split(shape, inputs.chunks)
     data = inputs.blockwise(attention_block, DIMS, shape, chunks, direction=direction, normalised=inputs.normalised)
     made = xr.DataArray(data, dims=DIMS, coords=_coords(trace, trace.dataset(name), DIMS), name="attention")

@@ -49,14 +49,14 @@ class Inputs:
                     'the logits, which attention alone does not tell: record with Capture(detail="full")'
                 )
             names.append("logsumexp")
-        dataset = trace.arrays(leaf, names, branches[0] if len(branches) == 1 else None)
-        self.dataset = dataset.isel({**(place or {}), **({} if calls is None else {"t": calls})})
-        self.names = names
+        chosen = {**(place or {}), **({} if calls is None else {"t": calls})}
+        branch = branches[0] if len(branches) == 1 else None
+        self.stored = [trace.array(leaf, name, branch).isel(chosen, missing_dims="ignore") for name in names]
         # Keys that are not kept took part in the softmax: what is kept of a row does not sum to 1.
         self.normalised = trace.leaves[leaf].partial
         self.device = trace.device
-        self.sizes = {"query": trace.leaves[leaf].queries, "key": trace.leaves[leaf].keys}
-        self.chunks = self.dataset[names[0]].variable.chunks or ()
+        self.sizes = {**self.stored[0].sizes, "query": trace.leaves[leaf].queries, "key": trace.leaves[leaf].keys}
+        self.chunks = self.stored[0].chunks or ()
 
     def blockwise(
         self,
@@ -71,8 +71,7 @@ class Inputs:
         """Apply `function` to aligned blocks; core dims (query, key, channel) are one chunk each."""
         lead = self.chunks[:5] if chunks is None else chunks[:5]
         pairs: list[Any] = []
-        for name in self.names:
-            variable = self.dataset[name].variable
+        for variable in self.stored:
             wanted = tuple(
                 lead[DIMS.index(str(dim))] if dim in DIMS[:5] else variable.sizes[dim] for dim in variable.dims
             )
