@@ -8,6 +8,7 @@ so far below the largest logit that their sum has lost digits are computed anew 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -71,7 +72,9 @@ class _Pass:
         for number, ask in enumerate(asks):
             self.groups.setdefault((ask.direction, ask.onto), []).append(number)
         count = matrices.count
-        self.step = min(matrices.queries, max(1, kernels.block_elements(matrices.device) // (count * matrices.keys)))
+        # Tiles of one size: a last one of few queries costs as many calls as a whole one.
+        most = max(1, kernels.block_elements(matrices.device) // (count * matrices.keys))
+        self.step = ceil(matrices.queries / ceil(matrices.queries / most))
         self.columns = any(direction == "r2g" for direction, _ in self.groups)
         self.held = ("r2g", "query") in self.groups
 
@@ -114,9 +117,10 @@ class _Pass:
     def _stacked(self, group: tuple[str, str], like: Tensor) -> Tensor:
         """Shares of the asks of one group, ``(matrices, ask, n)``."""
         length = self.size["query" if group[1] == "key" else "key"]
-        even = like.new_full((self.matrices.count, length), 1 / length)
-        shares = (self.asks[number].share for number in self.groups[group])
-        return torch.stack([even if share is None else share for share in shares], 1)
+        numbers = self.groups[group]
+        even = like.new_full((self.matrices.count, 1, length), 1 / length)
+        shares = [self.asks[number].share for number in numbers]
+        return torch.cat([even if share is None else share.unsqueeze(1) for share in shares], 1)
 
     def _row_weights(self) -> Tensor | None:
         """Weights that undo the shifts of single rows, at most 1."""
