@@ -15,10 +15,10 @@ from attlas.analysis.surveys.memory import kept_at_hand
 from attlas.analysis.surveys.records import canonical
 from attlas.analysis.surveys.specs import Spec
 from attlas.analysis.trace import Trace
-from attlas.schemas import Store, open_store
+from attlas.schemas import open_store
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["Block", "Found", "compute", "compute_elsewhere", "packed"]
+__all__ = ["Block", "Elsewhere", "Found", "compute", "compute_elsewhere", "packed"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,21 @@ class Found:
 
     values: Mapping[str, xr.DataArray]
     moments: Mapping[str, Moments]
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a worker is told of a store, and by `packed` of what is asked of it.
+
+    ``created`` tells the store from another that later stands at its path, ``survey`` one survey from another.
+    """
+
+    survey: str
+    path: str
+    created: str
+    rows: tuple[int, ...]
+    device: str
+    asked: bytes
 
 
 def compute(trace: Trace, block: Block, scores: Sequence[Spec], maps: Sequence[Spec], labels: Labels) -> Found:
@@ -64,19 +79,24 @@ def packed(scores: Sequence[Spec], maps: Sequence[Spec], labels: Labels) -> byte
     return made
 
 
-def compute_elsewhere(path: str, created: str, rows: tuple[int, ...], device: str, block: Block, asked: bytes) -> Found:
-    """`compute` in a worker, which opens the store by itself and reads with one thread; `asked` is from `packed`."""
-    import cloudpickle
-
-    trace = Trace(_opened(path, created), rows, device=device)
+def compute_elsewhere(there: Elsewhere, block: Block) -> Found:
+    """`compute` in a worker, which opens the store by itself and reads with one thread."""
     with dask.config.set(scheduler="synchronous"), kept_at_hand():
-        return compute(trace, block, *cloudpickle.loads(asked))
+        return compute(_opened(there), block, *_unpacked(there.asked))
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, created: str) -> Store:
-    """Open a store once a worker; `created` tells one from another that later stands at its path."""
-    store = open_store(path)
-    if str(store.group.attrs.get("created")) != created:
-        raise InvalidValueError(f"{path} is another store on a worker than here; workers need the same files")
-    return store
+def _opened(there: Elsewhere) -> Trace:
+    """Open a store once a worker and survey: a later survey sees what was recorded since."""
+    store = open_store(there.path)
+    if str(store.group.attrs.get("created")) != there.created:
+        raise InvalidValueError(f"{there.path} is another store on a worker than here; workers need the same files")
+    return Trace(store, there.rows, device=there.device)
+
+
+@lru_cache(maxsize=4)
+def _unpacked(asked: bytes) -> tuple[Sequence[Spec], Sequence[Spec], Labels]:
+    import cloudpickle
+
+    made: tuple[Sequence[Spec], Sequence[Spec], Labels] = cloudpickle.loads(asked)
+    return made

@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 import xarray as xr
 
 from attlas.analysis.statistics.grouping import grouped, plain
 from attlas.analysis.statistics.partials import Comoments, Histogram, Moments
 from attlas.analysis.statistics.sketch import Sketch
-from attlas.analysis.surveys.blocks import Block, Found, compute, compute_elsewhere, packed
+from attlas.analysis.surveys.blocks import Block, Elsewhere, Found, compute, compute_elsewhere, packed
 from attlas.analysis.surveys.cache import Cache
 from attlas.analysis.surveys.labels import Labels
 from attlas.analysis.surveys.partial import Pair, Part, Partial
@@ -47,7 +48,7 @@ class Job:
         self.sources, self.labels, self.specs, self.maps, self.pairs = sources, labels, specs, maps, pairs
         self.sketched, self.histogram = bool(quantiles), histogram
         self.caches = [Cache(source.trace, enabled=cache) for source in sources]
-        self._packed: bytes | None = None
+        self._elsewhere: dict[int, Elsewhere] = {}
         self.settings = _settings(specs, maps, labels, pairs, quantiles, histogram)
 
     def run(self, size: int, seen: set[str], client: Any, *, progress: bool) -> Iterator[Partial]:
@@ -100,12 +101,22 @@ class Job:
             asked[spec.label] = tuple(place for place in places if place not in known[spec.label])
         return Block(source, places, tuple(prints), asked), known
 
-    @property
-    def packed(self) -> bytes:
-        """What workers need to know, packed once."""
-        if self._packed is None:
-            self._packed = packed(self.specs, self.maps, self.labels)
-        return self._packed
+    def _told(self, source: int) -> Elsewhere:
+        """Give what a worker must know of a source, packed once a survey.
+
+        Raises
+        ------
+        InvalidValueError
+            If the store is in memory.
+        """
+        if source not in self._elsewhere:
+            trace = self.sources[source].trace
+            if trace.path is None:
+                raise InvalidValueError("a store in memory cannot be surveyed by other processes; leave client out")
+            created = str(trace.store.group.attrs.get("created"))
+            asked = packed(self.specs, self.maps, self.labels)
+            self._elsewhere[source] = Elsewhere(uuid4().hex, trace.path, created, trace.rows, str(trace.device), asked)
+        return self._elsewhere[source]
 
     def _start(self, block: Block, client: Any) -> Callable[[], Found]:
         trace = self.sources[block.source].trace
@@ -113,12 +124,7 @@ class Job:
             return lambda: Found({}, {})
         if client is None:
             return lambda: compute(trace, block, self.specs, self.maps, self.labels)
-        if trace.path is None:
-            raise InvalidValueError("a store in memory cannot be surveyed by other processes; leave client out")
-        created = str(trace.store.group.attrs.get("created"))
-        future = client.submit(
-            compute_elsewhere, trace.path, created, trace.rows, trace.device, block, self.packed, pure=False
-        )
+        future = client.submit(compute_elsewhere, self._told(block.source), block, pure=False)
         return lambda: future.result()
 
     def _end(self, block: Block, known: Known, wait: Callable[[], Found], bar: Any) -> Partial:

@@ -1,4 +1,4 @@
-"""Survey a store from its full arrays, and print as JSON the time that it took and the memory at its peak.
+"""Survey a store from its full arrays, and print as JSON the time that it took and each process's CPU time and memory.
 
 Run as a program, because the peak of a process is that of its whole life: ``python tests/benchmarks/survey_store.py
 FOLDER WORKERS [RUNS]``. 0 workers: this process, with one thread. Else so many Dask worker processes of one thread. The
@@ -39,17 +39,21 @@ def main(path: str, workers: int, runs: int | None = None) -> None:
     if workers:
         with local_workers(workers) as client:
             client.run(torch.set_num_threads, 1)
+            before = [time.process_time(), *client.run(time.process_time).values()]
             started = time.monotonic()
             survey(trace, **options, client=client)
             seconds = time.monotonic() - started
+            after = [time.process_time(), *client.run(time.process_time).values()]
             peaks = [peak(), *client.run(peak).values()]
     else:
         with dask.config.set(scheduler="synchronous"):
+            before = [time.process_time()]
             started = time.monotonic()
             survey(trace, **options)
             seconds = time.monotonic() - started
+            after = [time.process_time()]
         peaks = [peak()]
-    cpu = time.process_time()
+    cpu = [end - start for start, end in zip(before, after, strict=True)]
     found = {"runs": len(trace.rows), "elements": one * len(trace.rows), "seconds": seconds, "cpu": cpu, "peaks": peaks}
     print(json.dumps(found))
 
