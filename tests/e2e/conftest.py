@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-SAMPLES = 6
+SAMPLES = 4
 
 
 @dataclass(frozen=True)
 class Demo:
     folder: Path
     output: str
+    samples: int = SAMPLES
 
     @property
     def stores(self) -> list[Path]:
