@@ -29,11 +29,14 @@ def pytest_collection():
 LONG = ("slow", "browser")
 
 
+def is_long(item):
+    return "benchmark" in item.fixturenames or any(item.get_closest_marker(name) for name in LONG)
+
+
 def pytest_collection_modifyitems(items):
     """Put files with slow tests first, then those of many: what is begun last must not be long for one worker alone."""
     files = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
-    long = {path: any(item.get_closest_marker(name) for item in own for name in LONG) for path, own in files.items()}
-    cost = {path: (long[path], len(own)) for path, own in files.items()}
+    cost = {path: (any(map(is_long, own)), len(own)) for path, own in files.items()}
     items.sort(key=lambda item: cost[item.path], reverse=True)
