@@ -55,11 +55,12 @@ def test_survey_of_a_large_store(benchmark, store):
     for name, results in found.items():
         seconds = sorted(own["seconds"] for own in results)
         peak = max(peak for own in results for peak in own["peaks"])
-        cpu = [statistics.median(own["cpu"][place] for own in results) for place in range(len(results[0]["cpu"]))]
+        cpu = zip(*(own["cpu"] for own in results), strict=True)
+        busy = " + ".join(f"{statistics.median(own):.1f}" for own in cpu)
         rate = results[0]["elements"] / statistics.median(seconds) / 1e6
         print(
             f"survey, {name:11s} {results[0]['runs']:4d} runs: {statistics.median(seconds):6.1f} s (n={len(seconds)}, "
-            f"{seconds[0]:.1f}-{seconds[-1]:.1f}), {rate:.0f} M elements/s, CPU {' + '.join(f'{own:.1f}' for own in cpu)} s, "
+            f"{seconds[0]:.1f}-{seconds[-1]:.1f}), {rate:.0f} M elements/s, CPU {busy} s, "
             f"peak of a process {peak:.0f} MiB"
         )
         assert peak < PEAK
