@@ -1,10 +1,12 @@
 """Record a stream of copies of Stable Diffusion 1.5's text attention, and print the memory that it took.
 
-Run as a program, because the peak of a process is that of its whole life: path, encoding, side of the largest grid,
-steps and runs in, MiB of resident memory at the peak over those before out. As in a recording, the first call's copies
-wait for its end, and the writer has a thread of its own.
+Run as a program, because the peak of a process is that of its whole life: folder, encoding, side of the largest grid,
+and pairs of steps and runs in, ``2,1 2,3``; for each pair MiB of resident memory at the peak over those before out.
+Each is a process of its own, forked before anything is computed. As in a recording, the first call's copies wait for
+its end, and the writer has a thread of its own.
 """
 
+import multiprocessing
 import sys
 from functools import partial
 from pathlib import Path
@@ -57,7 +59,7 @@ def memory(what: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
 
-def main(path: str, encoding: str, side: int, steps: int, runs: int) -> None:
+def measure(path: str, encoding: str, side: int, steps: int, runs: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     store = shaped(path, encoding, side, steps)
@@ -72,8 +74,19 @@ def main(path: str, encoding: str, side: int, steps: int, runs: int) -> None:
     before = memory("VmRSS")
     for run in range(runs):
         record_run(store, store.claim(f"{run}"), live)
-    print(memory("VmHWM") - before)
+    print(memory("VmHWM") - before, flush=True)
+
+
+def main(folder: str, encoding: str, side: str, *pairs: str) -> None:
+    for pair in pairs:
+        steps, runs = (int(number) for number in pair.split(","))
+        asked = (f"{folder}/{steps}-{runs}", encoding, int(side), steps, runs)
+        process = multiprocessing.get_context("fork").Process(target=measure, args=asked)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{pair}: the measurement ended with {process.exitcode}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *(int(number) for number in sys.argv[3:]))
+    main(*sys.argv[1:])

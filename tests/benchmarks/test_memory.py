@@ -10,11 +10,12 @@ PROGRAM = Path(__file__).with_name("stream_of_copies.py")
 ENCODINGS = {"full dense": "dense", "full factors": "factors", "summary": "none"}
 
 
-def extra(path, encoding, side, steps, runs):
-    """MiB of the recorder alone, in a process of its own."""
-    numbers = (str(number) for number in (side, steps, runs))
-    command = [sys.executable, str(PROGRAM), str(path), encoding, *numbers]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def extra(folder, encoding, side, cases):
+    """MiB of the recorder alone by (steps, runs), each in a process of its own."""
+    command = [sys.executable, str(PROGRAM), str(folder), encoding, str(side)]
+    command += [f"{steps},{runs}" for steps, runs in cases]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return dict(zip(cases, map(float, told.split()), strict=True))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux' /proc")
@@ -26,8 +27,7 @@ def test_memory(benchmark, tmp_path, name):
     def measure():
         # As a test, only what is asserted.
         cases = ((few, 1), (few, 3)) if benchmark.disabled else ((few, 1), (many, 1), (few, 3))
-        for steps, runs in cases:
-            found[steps, runs] = extra(tmp_path / f"{steps}-{runs}", ENCODINGS[name], side, steps, runs)
+        found.update(extra(tmp_path, ENCODINGS[name], side, cases))
 
     benchmark.pedantic(measure, rounds=1)
     for (steps, runs), size in found.items():
