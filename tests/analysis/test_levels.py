@@ -99,6 +99,13 @@ def test_calls_by_place(uneven):
         maps.ulam(uneven, "r2g", calls=[0], steps=0)
 
 
+def test_labels_of_groups_stay_in_memory(mixed):
+    made = maps.tlam(mixed.trace, "r2g", 2, kind="image", keep="layer")
+    assert made.chunks is not None
+    assert {name for name, label in made.coords.items() if label.chunks is not None} == set()
+    assert made["prompt"].values.tolist() == mixed.trace.runs["prompt"].values.tolist()
+
+
 def test_the_difference_of_branches_of_tokens_and_of_any_axes(mixed):
     for keep in ((), ("t",), ("layer", "head")):
         both = maps.aggregate(mixed.trace, "g2r", ("branch", *keep), kind="text", layers="4x4", branch=None).compute()
