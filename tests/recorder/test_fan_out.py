@@ -3,10 +3,12 @@
 import threading
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
+from distributed.utils import get_mp_context
 from tiny_pipelines import make_pipe
 
 from attlas.recorder import Capture, record
@@ -112,7 +114,16 @@ def test_a_run_that_fails_leaves_the_others(client, tmp_path):
     assert open_store(path).complete.sum() == 4
 
 
+@pytest.fixture
+def _forked():
+    """Worker processes are forked from one that has imported what takes longest."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["distributed", "attlas.recorder.demo.shapes.loading"])
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_forked")
 def test_workers_in_processes_of_their_own(tmp_path):
     requests = [{"prompt": "a red disc", "seed": seed, "num_inference_steps": 2} for seed in range(3)]
     with (
