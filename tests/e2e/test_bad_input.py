@@ -1,6 +1,7 @@
 """Bad input on the command line: one clear message, exit status 2, no traceback, nothing written half."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,19 @@ from PIL import Image
 
 from attlas.schemas import simulate_store
 from attlas.schemas.cli.group import main
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    path = tmp_path_factory.mktemp("simulated") / "s.zarr"
+    simulate_store(path)
+    return path
+
+
+@pytest.fixture
+def store(simulated, tmp_path):
+    """A copy of the store, of the test's own."""
+    return shutil.copytree(simulated, tmp_path / "s.zarr")
 
 
 @pytest.fixture
@@ -85,24 +99,21 @@ def test_a_path_that_holds_something_else(attlas, tmp_path):
     assert not list((tmp_path / "other.zarr").glob("run*"))
 
 
-def test_a_store_of_another_model(attlas, tmp_path):
-    simulate_store(tmp_path / "s.zarr")
+def test_a_store_of_another_model(attlas, store):
     refused(attlas("record", "demo:shapes", "s.zarr", "--prompt", "a disc"), "s.zarr", "model_digest")
 
 
-def test_a_plan_that_cannot_be(attlas, tmp_path):
-    simulate_store(tmp_path / "s.zarr")
+def test_a_plan_that_cannot_be(attlas, store):
     refused(attlas("plan", "demo:shapes", "s.zarr", "--prompt", "a disc"), "s.zarr", "model_digest")
     refused(attlas("plan", "demo:shapes", "--prompt", "a disc", "--keys", "dics"), "'dics'", "did you mean 'disc'")
     refused(attlas("plan", "demo:shapes", "--prompt", "a disc", "--keep-steps", "1:x"), "START:STOP:STEP")
     refused(attlas("plan", "demo:tryon", "--samples", "1", "--no-run"), "shows only in a run", "without --no-run")
 
 
-def test_a_newer_schema(attlas, tmp_path):
-    simulate_store(tmp_path / "s.zarr")
-    root = json.loads((tmp_path / "s.zarr/zarr.json").read_text())
+def test_a_newer_schema(attlas, store):
+    root = json.loads((store / "zarr.json").read_text())
     root["attributes"]["attlas"]["schema"] = 9
-    (tmp_path / "s.zarr/zarr.json").write_text(json.dumps(root))
+    (store / "zarr.json").write_text(json.dumps(root))
     for command in (("info",), ("map", "--map", "ulam"), ("record", "--prompt", "a disc")):
         first = ["demo:shapes"] if command[0] == "record" else []
         refused(attlas(command[0], *first, "s.zarr", *command[1:]), "schema 9", "schema 1")
@@ -136,10 +147,9 @@ def test_a_capture_that_cannot_be(attlas, tmp_path, flags, words):
         (("--map", "ulm"), ("ulm",)),
     ],
 )
-def test_a_map_that_cannot_be(attlas, tmp_path, flags, words):
-    simulate_store(tmp_path / "s.zarr")
+def test_a_map_that_cannot_be(attlas, store, flags, words):
     refused(attlas("map", "s.zarr", *flags, "--out", "m.png"), *words)
-    assert not (tmp_path / "m.png").exists()
+    assert not store.with_name("m.png").exists()
 
 
 def test_no_store_at_all(attlas):
