@@ -14,13 +14,20 @@ REQUEST = {"prompt": "a red cat", "num_inference_steps": 2, "output_type": "np"}
 WORDS = ("dog", "blue", "xy")
 
 
-@pytest.fixture
-def recorded(pipe, tmp_path):
+@pytest.fixture(scope="module")
+def pipe():
+    """One for all: a recording leaves it as it was."""
+    return make_pipe()
+
+
+@pytest.fixture(scope="module")
+def recorded(pipe, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recorded") / "s.zarr"
     plain = draw(pipe, **REQUEST, seed=1)
-    with Recorder(pipe, tmp_path / "s.zarr", Capture(kinds="text", vocabulary=WORDS)) as rec:
+    with Recorder(pipe, path, Capture(kinds="text", vocabulary=WORDS)) as rec:
         picture = rec(**REQUEST, seed=1).images
     np.testing.assert_array_equal(picture, plain)
-    return open_store(tmp_path / "s.zarr")
+    return open_store(path)
 
 
 def test_words_are_stored_as_the_text_encoder_sees_them_alone(pipe, recorded):
