@@ -25,7 +25,7 @@ from attlas.schemas.errors import CorruptDataError, InvalidValueError
 from attlas.schemas.store import Store
 from attlas.schemas.variables import STATISTIC_VARIABLES
 
-__all__ = ["GROUP", "PROVENANCE", "Record", "read_records", "run_fingerprints", "statistic_problems", "write_records"]
+__all__ = ["GROUP", "PROVENANCE", "Fingerprints", "Record", "read_records", "statistic_problems", "write_records"]
 
 GROUP = "statistics"
 """Path of the group inside a store."""
@@ -193,32 +193,36 @@ def statistic_problems(group: zarr.Group, *, deep: bool) -> Iterator[str]:
                 yield str(err)
 
 
-def run_fingerprints(store: Store, rows: Sequence[int]) -> list[str]:
-    """Digest of what each of these runs is: its label, seed, request, picture, annotations and part of its attention.
+class Fingerprints:
+    """Digests of what each run is: its label, seed, request, picture, annotations and part of its attention.
 
-    It is made of stored bytes, so that it is the same for a copy of the store, and another once the run is recorded
-    anew with another outcome. Reads some small files of each run.
+    A digest is made of stored bytes, so that it is the same for a copy of the store, and another once the run is
+    recorded anew with another outcome. Columns of the run table are read once, and some small files of each run.
     """
-    group = store.group
-    arrays = [group["generated_image"]]
-    if "annotations" in group:
-        arrays += [array for _, array in sorted(group["annotations"].arrays())]
-    if store.leaves:
-        least = min(store.leaves, key=lambda name: store.leaves[name].keys)
-        arrays.append(group[f"{least}/g2r"])
-    labels = [group[name][...] for name in ("run", "seed", "prompt", "request")]
 
-    async def read(row: int) -> str:
+    def __init__(self, store: Store) -> None:
+        group = store.group
+        self._arrays = [group["generated_image"]]
+        if "annotations" in group:
+            self._arrays += [array for _, array in sorted(group["annotations"].arrays())]
+        if store.leaves:
+            least = min(store.leaves, key=lambda name: store.leaves[name].keys)
+            self._arrays.append(group[f"{least}/g2r"])
+        self._labels = [group[name][...] for name in ("run", "seed", "prompt", "request")]
+
+    def of(self, rows: Sequence[int]) -> list[str]:
+        """Give the digests of the runs at these rows."""
+        return list(sync(self._read_all(rows)))
+
+    async def _read_all(self, rows: Sequence[int]) -> list[str]:
+        return list(await asyncio.gather(*(self._read(row) for row in rows)))
+
+    async def _read(self, row: int) -> str:
         made = hashlib.blake2b(digest_size=12)
-        for column in labels:
+        for column in self._labels:
             made.update(f"{column[row]}\0".encode())
-        for array in arrays:
+        for array in self._arrays:
             rest = (0,) * (len(array.shape) - 1)
             found = await (array.store_path / array.metadata.encode_chunk_key((row, *rest))).get()
             made.update(b"-" if found is None else found.to_bytes())
         return made.hexdigest()
-
-    async def read_all() -> list[str]:
-        return list(await asyncio.gather(*(read(row) for row in rows)))
-
-    return list(sync(read_all()))

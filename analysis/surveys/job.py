@@ -19,7 +19,7 @@ from attlas.analysis.surveys.sources import Source
 from attlas.analysis.surveys.specs import Spec
 from attlas.analysis.surveys.workers import threads_of
 from attlas.schemas.errors import InvalidValueError
-from attlas.schemas.statistics import Record, run_fingerprints
+from attlas.schemas.statistics import Fingerprints, Record
 
 __all__ = ["Edges", "Job"]
 
@@ -48,6 +48,7 @@ class Job:
         self.sources, self.labels, self.specs, self.maps, self.pairs = sources, labels, specs, maps, pairs
         self.sketched, self.histogram = bool(quantiles), histogram
         self.caches = [Cache(source.trace, enabled=cache) for source in sources]
+        self._fingerprints = [Fingerprints(source.trace.store) for source in sources]
         self._elsewhere: dict[int, Elsewhere] = {}
         self.settings = _settings(specs, maps, labels, pairs, quantiles, histogram)
 
@@ -89,7 +90,7 @@ class Job:
     def _prepare(self, source: int, places: tuple[int, ...], seen: set[str]) -> tuple[Block, Known]:
         """Leave out runs that were seen, and look up what is kept of the others, by statistic and place."""
         trace = self.sources[source].trace
-        prints = run_fingerprints(trace.store, [trace.rows[place] for place in places])
+        prints = self._fingerprints[source].of([trace.rows[place] for place in places])
         fresh = [(place, own) for place, own in zip(places, prints, strict=True) if own not in seen]
         places, prints = tuple(place for place, _ in fresh), [own for _, own in fresh]
         rows = [trace.rows[place] for place in places]

@@ -57,7 +57,12 @@ def local_workers(count: int) -> Iterator[Any]:
     with (
         dask.config.set(LEAN),
         LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            # Its HTTP server is there without a dashboard too: on a free port, not on the one that all ask for.
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
     ):
