@@ -36,6 +36,8 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p attlas.schemas -p attlas.recorder -p attlas.analysis -p attlas.dashboards
 
+# What is compiled is kept, whatever the environment says: each test process would compile all tests again.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: lint browser
 	$(BIN)/pytest -n 2
 
