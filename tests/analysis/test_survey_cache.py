@@ -171,6 +171,9 @@ def test_workers_give_what_one_process_gives(path):
 
     asked = {"maps": ("ulam", {"direction": "r2g"}), "cache": False, "progress": False}
     one = survey(path, [score, local], **asked)
-    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
         two = survey(path, [score, local], block=2, client=client, **asked)
     xr.testing.assert_allclose(two.dataset.drop_attrs(), one.dataset.drop_attrs(), rtol=1e-12)
