@@ -38,8 +38,8 @@ class Survey:
     Attributes
     ----------
     parts
-        For each statistic or map a Dataset ``(*labels, *its own dims)``: ``n runs mean variance std stderr low high``, and
-        ``quantiles``, ``count`` (with ``left`` and ``right`` edges), ``below`` and ``above`` where they were asked.
+        For each statistic or map a Dataset ``(*labels, *its own dims)``: ``n runs mean variance std stderr low high``,
+        and ``quantiles``, ``count`` (with ``left`` and ``right`` edges), ``below`` and ``above`` where they were asked.
     correlations
         For each pair a Dataset: ``n``, ``pearson`` with Fisher's 95 % interval ``low`` to ``high``, ``spearman``.
     scores
