@@ -40,8 +40,7 @@ def store(benchmark, tmp_path):
 
 
 def test_survey_of_a_large_store(benchmark, store):
-    # One pass over a store of 20 GB takes minutes.
-    rounds = 1 if benchmark.disabled or "ATTLAS_LARGE_STORE" in os.environ else 3
+    rounds = 1 if benchmark.disabled else 3
     found = {}
 
     def measure():
