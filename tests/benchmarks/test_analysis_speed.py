@@ -1,8 +1,8 @@
 """Attention elements a second: of the kernel, and from a store on disk to both directions' maps; time of small maps.
 
 CPU time of one thread, so that what else the machine does counts little; elements are counted once for both
-directions. Printed beside: two plain torch softmaxes of the same logits, and the product with one
-exponential alone.
+directions. Printed beside: two plain torch softmaxes of the same logits, the product alone and with one exponential, and
+what zarr and zstd take by themselves.
 """
 
 import statistics
@@ -12,6 +12,7 @@ import dask
 import numpy as np
 import pytest
 import torch
+from numcodecs import Blosc
 
 from attlas.analysis import maps, open_trace
 from attlas.analysis.blockwise import kernels
@@ -29,6 +30,8 @@ SHAPES = {
     "image 16x16": (256, 257, 16),
 }
 BOTH = (Ask("g2r", "key"), Ask("r2g", "query"))
+CHECKSUM = 4
+"""Bytes of CRC-32C at the end of a chunk."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +69,15 @@ def plain(query, key, step):
             logits.softmax(-2).mean(-1)
 
 
-def bound(query, key, step, space):
-    """What no way of computing can leave out: the product and one exponential."""
+def bound(query, key, step, space, *, exponential):
+    """What no way of computing can leave out: the product, and one exponential, of what lies as a store gives it."""
     with torch.inference_mode():
         for start in range(0, len(query), step):
-            own = query[start : start + step].float()
-            logits = space[: len(own) * own.shape[1] * key.shape[1]].view(len(own), own.shape[1], key.shape[1])
-            torch.bmm(own, key[start : start + step].float().transpose(-1, -2), out=logits)
-            logits.exp2_()
+            own = key[start : start + step]
+            logits = space[: own.shape[0] * own.shape[1] * query.shape[1]].view(*own.shape[:2], query.shape[1])
+            torch.bmm(own, query[start : start + step].transpose(-1, -2), out=logits)
+            if exponential:
+                logits.exp2_()
 
 
 def one_pass(stack, count, queries, keys):
@@ -98,13 +102,15 @@ def test_kernel(benchmark, name):
     logits = query[: max(1, count // 4)].float() @ key[: max(1, count // 4)].float().transpose(-1, -2)
     log_attention, logsumexp = as_stored(logits.log_softmax(-1).half()), logits.logsumexp(-1)
     query, key = as_stored(query), as_stored(key)
+    floats = query.float(), key.float()
     room = Room("cpu")
     step = max(1, 2**19 // (queries * keys))
     few = len(log_attention)
     space = torch.empty(step * queries * keys)
     functions = {
         "two softmaxes": lambda: plain(query, key, step),
-        "product, exp2": lambda: bound(query, key, step, space),
+        "product": lambda: bound(*floats, step, space, exponential=False),
+        "product, exp2": lambda: bound(*floats, step, space, exponential=True),
         "factors": lambda: one_pass(lambda place: Factors(query[place], key[place], room), count, queries, keys),
         "dense": lambda: one_pass(
             lambda place: LogAttention(log_attention[place], logsumexp[place], False, room), few, queries, keys
@@ -169,7 +175,10 @@ def test_from_a_store_to_maps(benchmark, tmp_path, encoding):
     functions = {"maps": both}
     if encoding == "dense":
         array = trace.store.group["image" + f"/{side}x{side}"]["log_attention"]
-        functions["decoding alone"] = lambda: [array[0, 0, t, layer] for t in range(calls) for layer in range(2)]
+        functions["zarr alone"] = lambda: [array[0, 0, t, layer] for t in range(calls) for layer in range(2)]
+        files = [file for file in (tmp_path / "s.zarr" / array.path / "c").rglob("*") if file.is_file()]
+        chunks = [file.read_bytes()[:-CHECKSUM] for file in files]
+        functions["zstd alone"] = lambda: [Blosc().decode(chunk) for chunk in chunks]
     found = benchmark.pedantic(lambda: cpu_times(functions, 1 if benchmark.disabled else 7), rounds=1)
     for way, times in found.items():
         print(f"store to both maps, {encoding:7s} {side}x{side}x257: {way:14s} {rates(times, elements)}")
