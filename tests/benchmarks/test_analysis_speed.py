@@ -1,8 +1,8 @@
 """Attention elements a second: of the kernel, and from a store on disk to both directions' maps; time of small maps.
 
 CPU time of one thread, so that what else the machine does counts little; elements are counted once for both
-directions. Printed beside: two plain torch softmaxes of the same logits, the product alone and with one exponential, and
-what zarr and zstd take by themselves.
+directions. Printed beside: two plain torch softmaxes of the same logits, the product alone and with one exponential,
+and what zarr and zstd take by themselves.
 """
 
 import statistics
