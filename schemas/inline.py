@@ -5,7 +5,8 @@ of them take cores from the model, and each keeps the memory that it once used.
 """
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,10 +22,36 @@ def write_inline(array: "zarr.Array[Any]", region: tuple[slice, ...], values: ND
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        with asyncio.Runner(loop_factory=_loop) as runner:
-            runner.run(array.async_array.setitem(region, values))
+        if not hasattr(_own, "here"):
+            _own.here = _Loop()
+        _own.here.run(array.async_array.setitem(region, values))
         return
     array[region] = values
+
+
+class _Loop:
+    """Event loop of one thread, which ends with it: to make and end one takes longer than a small write."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(_Here(1))
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            self._loop.run_until_complete(work)
+        finally:
+            # After an error, other chunks of the same write still wait to be written.
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+    def __del__(self) -> None:
+        self._loop.close()
+
+
+_own = threading.local()
 
 
 class _Here(ThreadPoolExecutor):
@@ -35,9 +62,3 @@ class _Here(ThreadPoolExecutor):
         future: Future[Any] = Future()
         future.set_result(fn(*args, **kwargs))
         return future
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    loop.set_default_executor(_Here(1))
-    return loop

@@ -1,12 +1,15 @@
 """Arrays written in the thread that asks, with zarr's own result."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
 import zarr
 
+from attlas.schemas import inline
 from attlas.schemas.inline import write_inline
 
 VALUES = np.arange(24.0).reshape(1, 4, 6)
@@ -49,3 +52,31 @@ def test_an_error_of_the_disk_is_raised(tmp_path):
     (tmp_path / "s" / "c").write_text("a file where a folder is needed")
     with pytest.raises(OSError, match="c/1"):
         write_inline(made, REGION, VALUES)
+
+
+def test_after_an_error_nothing_is_written_later(tmp_path):
+    made = zarr.create_array(tmp_path / "s", shape=(40, 2), chunks=(1, 2), dtype="f8", fill_value=np.nan)
+    (tmp_path / "s" / "c").mkdir()
+    (tmp_path / "s" / "c" / "0").write_text("a file where a folder is needed")
+    with pytest.raises(OSError, match="c/0"):
+        write_inline(made, (slice(0, 40), slice(0, 2)), np.ones((40, 2)))
+    left = set(files(tmp_path / "s"))
+    write_inline(array(tmp_path / "other"), REGION, VALUES)
+    assert set(files(tmp_path / "s")) == left
+
+
+def test_a_thread_that_ends_leaves_nothing_open(tmp_path):
+    made = array(tmp_path / "s")
+    loops = []
+
+    def write():
+        write_inline(made, REGION, VALUES)
+        loops.append(weakref.ref(inline._own.here._loop))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    del thread
+    gc.collect()
+    assert loops[0]() is None
+    np.testing.assert_array_equal(made[1:2], VALUES)
