@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from attlas.analysis.aggregation.combine import combine
 from attlas.analysis.aggregation.each_token import each_token_term
 from attlas.analysis.aggregation.key_parts import part_of
+from attlas.analysis.aggregation.labels import map_labels
 from attlas.analysis.aggregation.resample import check_rule
 from attlas.analysis.aggregation.selection import (
     Heads,
@@ -28,8 +30,6 @@ from attlas.analysis.aggregation.selection import (
 from attlas.analysis.aggregation.sink_terms import term_without_sinks
 from attlas.analysis.aggregation.spatial import ORDERS, Plan, axes, target_grid
 from attlas.analysis.aggregation.terms import Question, leaf_term
-from attlas.analysis.blockwise.attention import run_coords
-from attlas.analysis.blockwise.folding import sum_of
 from attlas.analysis.sink_rule import Sinks, sinks_of
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
@@ -200,16 +200,16 @@ def aggregate(
         if reduce != "sum":
             totals.append(plan.total(count))
         sources.append(used)
-    result = _combine(made, parts, keep)
+    result = combine(made, parts, keep)
     if reduce != "sum":
-        result = result / _combine(totals, parts, keep)
+        result = result / combine(totals, parts, keep)
     if difference is not None:
         one, other = (result.isel(branch=branches.index(name)) for name in difference)
         result = one - other
     elif branch is not None:
         result = result.isel(branch=0)
     dims = ("run", *(dim for dim in KEEP if dim in keep), *(("key",) if target is None else axes(onto, target)))
-    coords = _labels(trace, dims, parts, target, question)
+    coords = map_labels(trace, dims, parts, target, question)
     attrs = {
         "units": "1",
         "long_name": f"{direction} attribution of {kind} attention",
@@ -251,96 +251,6 @@ def _per_layer(part: Part) -> Part:
     if (totals == 0).any():
         raise InvalidValueError("reduce='layer_mean': the head weights of a layer sum to 0, so that it has no mean")
     return replace(part, values=part.values / totals)
-
-
-def _combine(made: list[xr.Variable], parts: list[Part], keep: tuple[str, ...]) -> xr.Variable:
-    """Leaves side by side where layers or grids are kept, else their sum."""
-    if "grid" in keep:
-        groups = [[place for place, part in enumerate(parts) if part.leaf.grid == grid] for grid in _grids(parts)]
-        sums = [_sum([made[place] for place in own], [parts[place] for place in own], keep) for own in groups]
-        firsts = [parts[own[0]] for own in groups]
-        return _concat([xr.Variable(("grid", *own.dims), own.data[None]) for own in sums], firsts, "grid")
-    if "layer" in keep:
-        return made[0] if len(made) == 1 else _concat(made, parts, "layer")
-    return _sum(made, parts, keep)
-
-
-def _concat(made: list[xr.Variable], parts: list[Part], dim: str) -> xr.Variable:
-    """Terms behind one another along `dim`; NaN for heads that a part lacks."""
-    heads = _heads(parts)
-    if "head" in made[0].dims and any(_heads([part]) != heads for part in parts):
-        made = [
-            xr.DataArray(own, coords={"head": _heads([part])}).reindex(head=heads).variable
-            for own, part in zip(made, parts, strict=True)
-        ]
-    whole: xr.Variable = xr.Variable.concat(made, dim)  # type: ignore[no-untyped-call]
-    return whole
-
-
-def _sum(made: list[xr.Variable], parts: list[Part], keep: tuple[str, ...]) -> xr.Variable:
-    if "head" in keep and any(_heads([part]) != _heads(parts) for part in parts):
-        counts = sorted({len(part.heads) for part in parts})
-        raise InvalidValueError(
-            f"layers have {counts} heads: a map per head over all of them has no meaning; "
-            "choose layers= of one head count, or keep layer or grid too (maps.hlam: unequal=)"
-        )
-    return sum_of(made)
-
-
-def _grids(parts: list[Part]) -> list[str]:
-    return list(dict.fromkeys(part.leaf.grid for part in parts))
-
-
-def _heads(parts: list[Part]) -> list[int]:
-    """Labels of all heads that any of the parts has."""
-    return sorted({head for part in parts for head in part.head_labels})
-
-
-def _labels(
-    trace: Trace, dims: tuple[str, ...], parts: list[Part], target: tuple[int, ...] | None, question: Question
-) -> dict[str, Any]:
-    """Coordinates of a map with these dims."""
-    coords: dict[str, Any] = {}
-    if "branch" in dims:
-        coords["branch"] = list(question.branches)
-    elif len(question.branches) == 1:
-        coords["branch"] = question.branches[0]
-    if "layer" in dims:
-        attrs = trace.label(parts[0].name, "layer").attrs
-        coords["layer"] = ("layer", [path for part in parts for path in part.labels], attrs)
-        coords["grid"] = ("layer", [part.leaf.grid for part in parts for _ in part.labels])
-    if "grid" in dims:
-        coords["grid"] = _grids(parts)
-    if "head" in dims:
-        stored = trace.label(parts[0].name, "head")
-        coords["head"] = ("head", np.asarray(_heads(parts), stored.dtype), stored.attrs)
-    coords |= run_coords(trace)
-    if "t" in dims:
-        place = slice(None) if question.calls is None else question.calls
-        coords |= {name: trace.runs.variables[name].isel(t=place) for name in ("t", "step", "timestep", "sigma")}
-    if "key" in dims:
-        coords |= _key_labels(trace, parts[0], question, dims)
-    elif target is not None:
-        coords |= {dim: np.arange(size) for dim, size in zip(dims[-len(target) :], target, strict=True)}
-    return coords
-
-
-def _key_labels(trace: Trace, part: Part, question: Question, dims: tuple[str, ...]) -> dict[str, xr.Variable]:
-    """Labels of the keys that a map lies on."""
-    whole = trace.dataset(part.name)
-    labels = {str(name): whole.variables[name] for name in whole.coords if "key" in whole.variables[name].dims}
-    if "branch" not in dims:
-        by_branch = [name for name, own in labels.items() if "branch" in own.dims]
-        for name in by_branch:
-            if len(question.branches) == 1:
-                labels[name] = trace.array(part.name, name, question.branches[0]).isel(branch=0)
-            else:
-                # The difference of two branches lies on places of the key axis, whose tokens differ.
-                del labels[name]
-    places = question.key_part.places(part.leaf)
-    if len(places) < part.leaf.keys:
-        labels = {name: own.isel(key=places) for name, own in labels.items()}
-    return labels
 
 
 def _kept(keep: str | Iterable[str], branch: str | None) -> tuple[str, ...]:

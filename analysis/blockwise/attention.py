@@ -1,6 +1,5 @@
 """The lazy labelled attention of a leaf, from either encoding, and its means, in blocks."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from attlas.analysis.blockwise.blocks import DIMS, Inputs, attention_block
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
-__all__ = ["DIMS", "Mean", "attention", "means", "recomputed_summaries", "run_coords"]
+__all__ = ["DIMS", "attention", "recomputed_summaries", "run_coords"]
 
 BLOCK_BYTES = 64 * 2**20
 """Bytes that one lazy block of an attention array aims at; a single matrix may be larger and is never split."""
@@ -88,29 +87,6 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     return made.assign_attrs(inert=inert, partial=trace.leaves[name].partial)
 
 
-def means(
-    trace: Trace,
-    leaf: str,
-    wanted: Sequence[Mean],
-    *,
-    branches: Sequence[str],
-    calls: list[int] | None = None,
-    place: dict[str, list[int]] | None = None,
-) -> list[xr.DataArray]:
-    """Weighted means of a leaf's attention over one of its token axes, from the full arrays, in one pass over them.
-
-    Lazy, ``(run, branch, t, layer, head, onto)``, float32; the attention itself is never held beyond one block.
-    """
-    reading = Pass(trace, leaf, tuple(branches), None if calls is None else tuple(calls), place or {})
-    names = ["log_attention"] if trace.holds(leaf, "log_attention") else ["query_vectors"]
-    made = means_of(reading, wanted)
-    held = trace.arrays(leaf, names if made else [], branches[0] if len(branches) == 1 else None)
-    coords = held.isel({**(place or {}), **({} if calls is None else {"t": calls})}).coords
-    return [
-        xr.DataArray(part, dims=(*DIMS[:5], mean.onto), coords=coords) for part, mean in zip(made, wanted, strict=True)
-    ]
-
-
 def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr.Dataset:
     """Both summaries of a leaf computed anew from its full arrays, by one shared exponential.
 
@@ -124,10 +100,9 @@ def recomputed_summaries(trace: Trace, kind: str, grid: str | None = None) -> xr
     name = _one_leaf(trace, pick_kind(trace, kind), grid)
     wanted = (Mean("g2r", "key"), Mean("r2g", "query"))
     made = {}
-    for mean, term in zip(wanted, means(trace, name, wanted, branches=trace.branches), strict=True):
-        own = term.drop_vars(list(term.coords)).assign_coords(
-            _coords(trace, trace.dataset(name), (*DIMS[:5], mean.onto))
-        )
+    for mean, values in zip(wanted, means_of(Pass(trace, name, trace.branches, None, {}), wanted), strict=True):
+        dims = (*DIMS[:5], mean.onto)
+        own = xr.DataArray(values, dims=dims, coords=_coords(trace, trace.dataset(name), dims))
         made[mean.direction] = own.assign_attrs(units="1", source="full")
     return xr.Dataset(made)
 

@@ -11,7 +11,9 @@ import xarray as xr
 from dask.array.core import Array
 
 from attlas.analysis import maps, open_trace
-from attlas.analysis.blockwise import attention, fused, kernels
+from attlas.analysis.aggregation.together import Mean, Pass, means_of
+from attlas.analysis.blockwise import fused, kernels
+from attlas.analysis.blockwise.blocks import DIMS
 from attlas.analysis.blockwise.folding import SPLIT_EVERY, folded
 from attlas.analysis.blockwise.fused import Ask, several_means
 from attlas.analysis.blockwise.matrices import Factors
@@ -60,12 +62,13 @@ def test_sums_over_many_shards_are_narrow_trees(sizes, monkeypatch):
     trace = sizes["many"]
     made = maps.ulam(trace, "r2g", kind="image", **FULL)
     leaf = next(name for name in trace.leaves if name.startswith("image"))
-    (term,) = attention.means(trace, leaf, [attention.Mean("r2g", "query")], branches=("cond",))
-    shards = term.variable.chunk(t=1)
+    (mean,) = means_of(Pass(trace, leaf, ("cond",), None, {}), [Mean("r2g", "query")])
+    term = xr.Variable((*DIMS[:5], "query"), mean)
+    shards = term.chunk(t=1)
     summed = folded(shards, ["t", "layer", "head"], None, None, (), ())
     assert shards.sizes["t"] * shards.sizes["layer"] > SPLIT_EVERY**2
     assert widest(summed) <= SPLIT_EVERY
-    xr.testing.assert_allclose(summed.compute(), term.variable.compute().sum(("t", "layer", "head")), rtol=1e-6)
+    xr.testing.assert_allclose(summed.compute(), term.compute().sum(("t", "layer", "head")), rtol=1e-6)
     assert widest(made) <= 8
 
 
