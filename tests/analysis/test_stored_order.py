@@ -1,6 +1,7 @@
 """Arrays in the order in which they are compressed give the numbers that zarr gives."""
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -96,3 +97,11 @@ def test_files_are_found_whatever_the_number_of_chunks():
     for run, part in itertools.product(range(4), range(3)):
         cut = (slice(run, run + 1), slice(2 * part, 2 * part + 2))
         np.testing.assert_array_equal(stored[cut], made[cut])
+
+
+def test_it_travels_to_another_process(tmp_path):
+    made = array((2, 3, 4), (1, 3, 4), (1, 3, 4), (0, 2, 1))
+    zarr.create_array(tmp_path / "a", data=made[...], chunks=(1, 3, 4), filters=[TransposeCodec(order=(0, 2, 1))])
+    there = pickle.loads(pickle.dumps(StoredOrder(zarr.open_array(tmp_path / "a", mode="r"))))  # noqa: S301 - its own bytes
+    np.testing.assert_array_equal(there[(slice(1, 2),)], made[1:2])
+    assert in_memory(there[(slice(1, 2),)]) == [2, 1]
