@@ -38,15 +38,15 @@ def each_token_term(trace: Trace, part: Part, question: Question, plan: Plan) ->
     values, source = _whole(trace, part, question)
     chosen = {"query": question.queries, "key": question.keys}
 
-    def weights(axis: str) -> xr.DataArray:
+    def weights(axis: str) -> xr.Variable:
         own = axis_weights(trace, part.name, axis, chosen[axis], question.branches, question.key_part)
         shape = (len(trace.rows), len(question.branches), values.sizes[axis])
         own = da.ones(shape, np.float32, chunks=(1, -1, -1)) if own is None else own
-        return xr.DataArray(own, dims=("run", "branch", axis))
+        return xr.Variable(("run", "branch", axis), own)
 
     names = axes(question.onto, plan.target)
     lay = partial(to_grid, cells=plan.cells, target=plan.target, **plan.options)
-    made: xr.DataArray = xr.apply_ufunc(
+    made: xr.Variable = xr.apply_ufunc(
         _mean_of_maps,
         values.chunk({"query": -1, "key": -1}),
         weights(question.averaged),
@@ -58,16 +58,16 @@ def each_token_term(trace: Trace, part: Part, question: Question, plan: Plan) ->
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": dict(zip(names, plan.target, strict=True))},
     )
-    return made.variable, source
+    return made, source
 
 
-def _whole(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArray, str]:
+def _whole(trace: Trace, part: Part, question: Question) -> tuple[xr.Variable, str]:
     """Attention of the chosen layers, heads and calls, summed over t unless t is kept, and where it was read."""
     summed = question.direction == "g2r" and not question.time and question.calls is None
     if summed and question.source != "full" and trace.holds(part.name, "attention_mean"):
         branch = question.branches[0] if len(question.branches) == 1 else None
-        stored = trace.arrays(part.name, ["attention_mean"], branch)["attention_mean"].isel(part.place)
-        return _bare(stored.astype(np.float32) * np.float32(trace.store.calls)), "attention_mean"
+        stored = trace.array(part.name, "attention_mean", branch).isel(part.place)
+        return stored.astype(np.float32) * np.float32(trace.store.calls), "attention_mean"
     if question.source == "summary":
         raise NotRecordedError(
             f"{trace.where}: the summaries of leaf {part.name} do not tell each token's own map, which order='tokens' "
@@ -79,13 +79,7 @@ def _whole(trace: Trace, part: Part, question: Question) -> tuple[xr.DataArray, 
         full = attention(trace, leaf.kind, question.direction, part.name.partition("/")[2])
     full = full.isel(part.place).sel(branch=list(question.branches))
     full = full if question.calls is None else full.isel(t=question.calls)
-    return _bare(full if question.time else full.sum("t", skipna=False)), "full"
-
-
-def _bare(values: xr.DataArray) -> xr.DataArray:
-    """Drop all labels but those by which leaves are put together."""
-    kept = ("branch", "t", "layer", "head")
-    return values.drop_vars([name for name in values.coords if name not in kept])
+    return (full if question.time else full.sum("t", skipna=False)).variable, "full"
 
 
 def _mean_of_maps(

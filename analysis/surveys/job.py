@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -102,8 +103,13 @@ class Job:
             asked[spec.label] = tuple(place for place in places if place not in known[spec.label])
         return Block(source, places, tuple(prints), asked), known
 
+    @cached_property
+    def packed(self) -> bytes:
+        """What is asked, packed once a survey."""
+        return packed(self.specs, self.maps, self.labels)
+
     def _told(self, source: int) -> Elsewhere:
-        """Give what a worker must know of a source, packed once a survey.
+        """Give what a worker must know of a source.
 
         Raises
         ------
@@ -115,8 +121,9 @@ class Job:
             if trace.path is None:
                 raise InvalidValueError("a store in memory cannot be surveyed by other processes; leave client out")
             created = str(trace.store.group.attrs.get("created"))
-            asked = packed(self.specs, self.maps, self.labels)
-            self._elsewhere[source] = Elsewhere(uuid4().hex, trace.path, created, trace.rows, str(trace.device), asked)
+            self._elsewhere[source] = Elsewhere(
+                uuid4().hex, trace.path, created, trace.rows, str(trace.device), self.packed
+            )
         return self._elsewhere[source]
 
     def _start(self, block: Block, client: Any) -> Callable[[], Found]:
