@@ -22,7 +22,7 @@ __all__ = [
     "markdown_table",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 KINDS = ("text", "image", "self", "joint")
 DIRECTIONS = ("g2r", "r2g")
@@ -84,6 +84,9 @@ ROOT_VARIABLES = _table(
     Variable("seed", ("run",), "i8", "", "seed of the run's generator; -1 where the user gave a generator"),
     Variable("prompt", ("run",), "str", "", "prompt of the run; empty where the pipeline takes none"),
     Variable("request", ("run",), "str", "", "pipeline arguments as JSON; images and arrays by digest"),
+    Variable(
+        "holds", ("run",), "str", "", "JSON list of what the run has beside its attention: pictures and annotations"
+    ),
     Variable("generated_image", _IMAGE, "u1", "", "generated image, RGB; the middle frame of a video", group="image"),
     Variable("generated_video", _VIDEO, "u1", "", "every frame of the generated video, RGB", group="video"),
     Variable("reference_image", _REFERENCE, "u1", "", "reference image, RGB", group="reference"),
