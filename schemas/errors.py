@@ -13,7 +13,9 @@ __all__ = [
     "InvalidValueError",
     "NotRecordedError",
     "ObservationError",
+    "RunTakenError",
     "SchemaVersionError",
+    "StorageError",
     "StoreExistsError",
     "StoreInvalidError",
     "StoreMismatchError",
@@ -59,8 +61,25 @@ class StoreMismatchError(AttlasError, ValueError):
     """The store at the path was made from another model, geometry or capture."""
 
 
+class RunTakenError(StoreMismatchError):
+    """The run is complete, or a living recorder is at work on it."""
+
+
 class SchemaVersionError(AttlasError, ValueError):
-    """The store was written by a newer attlas than this one."""
+    """The store was written by another attlas, whose schema this one does not read."""
+
+
+class StorageError(AttlasError, OSError):
+    """A disk, server or archive could not be read or written; ``errno`` is the system's number where it gave one."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        # With two arguments Python would make another class of it, by the number.
+        super().__init__(message)
+        self.errno = errno
+
+    def __str__(self) -> str:
+        """Say the message alone."""
+        return str(self.args[0])
 
 
 class CorruptDataError(AttlasError, ValueError):
