@@ -73,7 +73,7 @@ class Storage(ABC):
         """Remove `key`; nothing happens where nothing is."""
 
     @abstractmethod
-    def list(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "") -> Iterator[str]:
         """Give every name that begins with `prefix`, in any order."""
 
     @abstractmethod

@@ -136,7 +136,7 @@ class LocalStorage(Storage):
         except OSError as err:
             raise self._error("removing", key, err) from err
 
-    def list(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "") -> Iterator[str]:
         """Give files; what is still a draft is none."""
         folder, _, start = prefix.rpartition("/")
         yield from self._below(self._root / folder if folder else self._root, folder + "/" if folder else "", start)

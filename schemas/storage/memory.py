@@ -36,7 +36,7 @@ class MemoryStorage(Storage):
         """Forget it."""
         self._held.pop(key, None)
 
-    def list(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "") -> Iterator[str]:
         """Give the names that there are now."""
         yield from [key for key in tuple(self._held) if key.startswith(prefix)]
 
