@@ -3,6 +3,7 @@
 Needs numpy and zarr only. Everything public is named here.
 """
 
+from attlas.schemas.annotations import ROLES, Annotation
 from attlas.schemas.create import create_store
 from attlas.schemas.layout import ArrayLayout, Leaf, array_layout, leaf_names
 from attlas.schemas.manifest import Manifest
@@ -30,9 +31,11 @@ __all__ = [
     "KINDS",
     "LEAF_VARIABLES",
     "PRECISIONS",
+    "ROLES",
     "ROOT_VARIABLES",
     "SCHEMA_VERSION",
     "SEGMENTS",
+    "Annotation",
     "ArrayLayout",
     "Leaf",
     "Manifest",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError, NodeTypeValidationError
 from zarr.storage import LocalStore
 
-from attlas.schemas.annotations import check_annotations
+from attlas.schemas.annotations import check_annotations, check_roles, roles_of
 from attlas.schemas.claims import Claims
 from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import (
@@ -216,12 +216,14 @@ class Store:
         self._write_picture("reference_image", row, image, self.reference_shape)
 
     def write_annotations(self, row: int, annotations: Mapping[str, Any]) -> None:
-        """Store annotations of one run; an unseen name gets an array, a known one must keep its shape."""
+        """Store annotations of one run; an unseen name gets an array, a known one keeps its shape and role."""
         self._check_held(row)
         checked = check_annotations(annotations, self.image_shape, self.reference_shape)
         if not checked:
             return
         with self._claims:
+            roles = {name: annotation.role for name, annotation in checked.items()}
+            check_roles(roles, roles_of(self.group), self._where)
             node = self.group.require_group("annotations")
             for name, annotation in checked.items():
                 if name not in node:
@@ -234,6 +236,7 @@ class Store:
                         chunks=(1, *(max(1, size) for size in shape[1:])),
                         fill_value=annotation.fill,
                         dimension_names=variable.dims,
+                        attributes=annotation.attributes,
                         **codecs(variable),
                     )
                 array = node[name]
