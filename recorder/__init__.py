@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from attlas.recorder.plans.planned import Plan
     from attlas.recorder.plans.planning import plan
     from attlas.recorder.recording import Recorder
+    from attlas.schemas.annotations import Annotation
 
 __all__ = [
+    "Annotation",
     "Capture",
     "Family",
     "Plan",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Annotation": "requests",
     "Capture": "capture",
     "Family": "models.family",
     "Plan": "plans.planned",

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from attlas.recorder.capture import Capture
-from attlas.schemas import DETAILS, ENCODINGS, KINDS, PRECISIONS
+from attlas.schemas import DETAILS, ENCODINGS, KINDS, PRECISIONS, Annotation
 from attlas.schemas.errors import InvalidValueError, unknown_name
 from attlas.schemas.words import has_word
 
@@ -32,7 +32,11 @@ _REQUEST_OPTIONS = (
     click.option("--samples", "--demo-requests", "samples", type=click.IntRange(1), help="Samples of a demo model."),
     click.option("--image", "images", multiple=True, metavar="NAME=FILE", help="Picture argument of the pipeline."),
     click.option(
-        "--mask", "masks", multiple=True, metavar="NAME=FILE", help="Mask to store with each run, of its size."
+        "--mask",
+        "masks",
+        multiple=True,
+        metavar="NAME[:ROLE]=FILE",
+        help="Mask to store with each run, of its size; with its role in scores: object or reference_object.",
     ),
     click.option("--set", "settings", multiple=True, metavar="ARG=JSON", help="Any other pipeline argument."),
     click.option("--steps", type=click.IntRange(1), help="Denoising steps."),
@@ -186,7 +190,7 @@ def _requests(accepted: tuple[str, ...], name: str, options: dict[str, Any]) -> 
         shared[key] = _json(key, value)
     given = {"num_inference_steps": options["steps"], "guidance_scale": options["guidance"]}
     shared |= {key: value for key, value in given.items() if value is not None}
-    masks = {key: read_mask(path, f"--mask {key}") for key, path in _pairs("--mask", options["masks"])}
+    masks = dict(_mask(key, read_mask(path, f"--mask {key}")) for key, path in _pairs("--mask", options["masks"]))
     annotate = None
     if options["file"] is not None:
         requests = read_requests(options["file"], accepted)
@@ -208,6 +212,12 @@ def _merged(request: dict[str, Any], shared: dict[str, Any], masks: dict[str, An
     if masks:
         merged["annotations"] = {**masks, **merged.get("annotations", {})}
     return merged
+
+
+def _mask(given: str, values: Any) -> tuple[str, Annotation]:
+    """Name and annotation of a mask given under ``NAME`` or ``NAME:ROLE``."""
+    name, colon, role = given.partition(":")
+    return name, Annotation.of({"values": values, "role": role if colon else None}, f"--mask {given}")
 
 
 def _pairs(flag: str, given: tuple[str, ...]) -> list[tuple[str, str]]:

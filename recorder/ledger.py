@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 from attlas.recorder.requests import Request
 from attlas.schemas import Store
+from attlas.schemas.annotations import check_roles, roles_of
 from attlas.schemas.errors import InvalidValueError, StoreMismatchError
 
-__all__ = ["check_ids", "missing_runs", "next_label"]
+__all__ = ["check_ids", "check_role_holders", "missing_runs", "next_label"]
 
 
 def missing_runs(store: Store, requests: Iterable[Request]) -> list[tuple[Request, list[str]]]:
@@ -50,3 +51,14 @@ def check_ids(prepared: Iterable[Request]) -> None:
             if run in seen:
                 raise InvalidValueError(f"two requests have the id {run!r}; each run needs its own")
             seen.add(run)
+
+
+def check_role_holders(store: Store | None, prepared: Iterable[Request]) -> None:
+    """Raise where a role would have two annotations in the store, or an annotation two roles."""
+    held = {} if store is None else roles_of(store.group)
+    where = "these requests" if store is None else store.path or "the store in memory"
+    for request in prepared:
+        for annotations in request.annotations:
+            roles = {name: own.role for name, own in annotations.items()}
+            check_roles(roles, held, where)
+            held |= roles

@@ -12,7 +12,7 @@ from attlas.recorder.capture import Capture
 from attlas.recorder.describe import describe
 from attlas.recorder.destination import Target, name_of, open_matching, storing, text_room
 from attlas.recorder.job import Annotate, Job
-from attlas.recorder.ledger import missing_runs, next_label
+from attlas.recorder.ledger import check_role_holders, missing_runs, next_label
 from attlas.recorder.models.inventory import Subject, compiles, select
 from attlas.recorder.observe import Watch
 from attlas.recorder.probe import Probe, changed, probe
@@ -163,7 +163,8 @@ class Recorder:
             Makes the generator: one number for the batch, or a list with one for each picture. Without a seed or
             generator torch's global one is used, as the pipeline itself would.
         annotations
-            Names and arrays to store with the run: masks of the picture's size, numbers, text; see `Store`.
+            Names and what to store with the run: masks of the picture's size, numbers, text; or any of them as an
+            `Annotation`, with the role that it has in scores.
         id
             Label of the run.
         """
@@ -183,9 +184,12 @@ class Recorder:
 
     def unfinished(self, requests: Iterable[Request]) -> list[tuple[Request, list[str]]]:
         """Find the requests that are not wholly in the store, each with the ids of the runs that it lacks."""
+        requests = list(requests)
+        if self._store is not None:
+            self.flush()
+        check_role_holders(self._store, requests)
         if self._store is None:
             return [(request, list(request.ids)) for request in requests]
-        self.flush()
         return missing_runs(self._store, requests)
 
     def run(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from attlas.schemas.annotations import Annotation
 from attlas.schemas.errors import InvalidValueError, unknown_name
 
 __all__ = ["read_array", "read_mask", "read_picture", "read_requests"]
@@ -19,12 +20,13 @@ def read_requests(path: str | Path, accepted: tuple[str, ...]) -> list[dict[str,
 
     Keys are arguments of the pipeline, ``seed``, ``id`` and ``annotations``. Text that stands for a picture is a
     path, relative to the file: arguments whose name ends in ``image`` or ``images``, and annotations (a mask). A text
-    that ends in ``.npy`` is an array, for any argument and annotation.
+    that ends in ``.npy`` is an array, for any argument and annotation. An annotation with a role is an object of
+    ``values`` and ``role``; its file is read as the role needs it: a mask, an array, or for ``target`` a picture.
 
     Raises
     ------
     UnknownNameError
-        If a key is not in `accepted`; the line is named.
+        If a key is not in `accepted`, or a role does not exist; the line is named.
     InvalidValueError
         If a line is not a JSON object, or a picture cannot be read; the line is named.
     """
@@ -102,8 +104,21 @@ def _argument(name: str, value: Any, what: str, folder: Path) -> Any:
 
 
 def _annotation(value: Any, what: str, folder: Path) -> Any:
-    if isinstance(value, str) and value.endswith(".npy"):
-        return read_array(folder / value, what)
-    if isinstance(value, str) and Path(value).suffix.lower() in Image.registered_extensions():
+    given = Annotation.of(value, what)
+    values = _noted(given.values, given.role, what, folder)
+    return values if given.role is None else Annotation(values, given.role)
+
+
+def _noted(value: Any, role: str | None, what: str, folder: Path) -> Any:
+    """Values of an annotation; a text that names a file stands for what is in it."""
+    if not isinstance(value, str):
+        return value
+    array = value.endswith(".npy")
+    if role in ("object", "reference_object"):
         return read_mask(folder / value, what)
-    return value
+    if array or role == "correspondence":
+        return read_array(folder / value, what)
+    if role == "target":
+        return np.asarray(read_picture(folder / value, what))
+    picture = Path(value).suffix.lower() in Image.registered_extensions()
+    return read_mask(folder / value, what) if picture else value

@@ -16,7 +16,7 @@ from PIL import Image
 from attlas.recorder.models.families import pictures_of
 from attlas.recorder.models.inventory import Subject
 from attlas.recorder.pictures import reference_pictures
-from attlas.schemas.annotations import check_annotations
+from attlas.schemas.annotations import Annotation, check_annotations
 from attlas.schemas.errors import InvalidValueError, unknown_name
 from attlas.schemas.words import has_word
 
@@ -40,7 +40,7 @@ class Request:
     seeds: tuple[int, ...]
     prompts: tuple[str | None, ...]
     negatives: tuple[str | None, ...]
-    annotations: tuple[Mapping[str, Any], ...]
+    annotations: tuple[Mapping[str, Annotation], ...]
     references: tuple[NDArray[np.uint8], ...] | None
     text: str
 
@@ -95,14 +95,14 @@ def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
     UnknownNameError
         If a key is no argument of the pipeline.
     InvalidValueError
-        If a value cannot be used: seed and generator together, a latent output, a mask of another size than the
-        picture (where the request tells the size).
+        If a value cannot be used: seed and generator together, a latent output, an annotation whose role needs other
+        values, a mask of another size than the picture (where the request tells the size).
     """
     accepted = accepted_arguments(subject.pipe)
     for key in request:
         if key not in accepted:
             raise unknown_name("request key", key, accepted, where=f"a request for {type(subject.pipe).__name__}")
-    request = _meant(subject.pipe, request)
+    request = _labelled(_meant(subject.pipe, request))
     arguments = {key: value for key, value in request.items() if key not in EXTRA_KEYS}
     if arguments.get("output_type") == "latent":
         raise InvalidValueError("output_type 'latent' makes no picture to store; 'pil', 'np' and 'pt' are accepted")
@@ -131,6 +131,20 @@ def _meant(pipe: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     parameters = _parameters(pipe)
     none = {name for name in request if name not in parameters or parameters[name].default is None}
     return {key: value for key, value in request.items() if value is not None or key not in none}
+
+
+def _labelled(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Give annotations as such, however they were written, so that one request has one text."""
+    given = request.get("annotations")
+    if isinstance(given, Mapping):
+        return {**request, "annotations": _annotations_of(given)}
+    if isinstance(given, list | tuple) and all(isinstance(own, Mapping) for own in given):
+        return {**request, "annotations": [_annotations_of(own) for own in given]}
+    return dict(request)
+
+
+def _annotations_of(given: Mapping[str, Any]) -> dict[str, Annotation]:
+    return {name: Annotation.of(value, f"annotation {name!r}") for name, value in given.items()}
 
 
 def _check_words(subject: Subject, prompts: tuple[str | None, ...]) -> None:
@@ -175,7 +189,7 @@ def _spread(name: str, value: Any, pictures: int) -> tuple[str | None, ...]:
     return tuple(texts[index * len(texts) // pictures] for index in range(pictures))
 
 
-def _annotations(value: Any, pictures: int) -> tuple[Mapping[str, Any], ...]:
+def _annotations(value: Any, pictures: int) -> tuple[Mapping[str, Annotation], ...]:
     if value is None:
         return ({},) * pictures
     if isinstance(value, Mapping):
@@ -190,13 +204,11 @@ def _annotations(value: Any, pictures: int) -> tuple[Mapping[str, Any], ...]:
 def _check_annotations(
     subject: Subject,
     arguments: Mapping[str, Any],
-    annotations: Sequence[Mapping[str, Any]],
+    annotations: Sequence[Mapping[str, Annotation]],
     references: Sequence[NDArray[np.uint8]] | None,
 ) -> None:
-    """Check annotations early, where the picture's size is known before it is made."""
+    """Check annotations early: their sizes too, where the picture's is known before it is made."""
     size = _picture_size(subject, arguments)
-    if size is None:
-        return
     reference = None if references is None else references[0].shape[:2]
     for entry in annotations:
         check_annotations(entry, size, None if reference is None else (reference[0], reference[1]))
@@ -232,6 +244,8 @@ def _plain(name: str, value: Any) -> Any:
     """Return `value` as plain JSON."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
+    if isinstance(value, Annotation):
+        return _plain(name, value.values if value.role is None else {"role": value.role, "values": value.values})
     if isinstance(value, Mapping):
         return {str(key): _plain(f"{name}.{key}", entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

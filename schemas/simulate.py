@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attlas.schemas.annotations import Annotation
 from attlas.schemas.create import create_store
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.precision import round_factors
@@ -160,9 +161,9 @@ def _write_tables(store: Store, row: int, scene: Scene, rng: np.random.Generator
         inside = (abs(y - height / 2) < height / 4) & (abs(x - width / 2) < width / 4)
         true = np.stack([y, width - 1 - x], -1).astype(np.float32)
         annotations |= {
-            "garment": inside,
-            "reference_garment": inside[:, ::-1],
-            "correspondence": np.where(inside[..., None], true, np.nan),
+            "garment": Annotation(inside, "object"),
+            "reference_garment": Annotation(inside[:, ::-1], "reference_object"),
+            "correspondence": Annotation(np.where(inside[..., None], true, np.nan), "correspondence"),
             "quality": float(rng.uniform()),
         }
     store.write_annotations(row, annotations)

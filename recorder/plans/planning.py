@@ -17,7 +17,7 @@ from attlas.recorder.capture import Capture
 from attlas.recorder.describe import describe
 from attlas.recorder.destination import open_matching
 from attlas.recorder.job import Annotate
-from attlas.recorder.ledger import check_ids, missing_runs
+from attlas.recorder.ledger import check_ids, check_role_holders, missing_runs
 from attlas.recorder.models.inventory import Subject, select
 from attlas.recorder.plans.counting import CountedFiles, counting_store
 from attlas.recorder.plans.planned import Plan, PlannedArray, PlannedTime
@@ -89,6 +89,7 @@ def plan(
     if not prepared:
         raise InvalidValueError("there are no requests; give at least one")
     check_ids(prepared)
+    check_role_holders(held, prepared)
     todo = [(request, list(request.ids)) for request in prepared] if held is None else missing_runs(held, prepared)
     runs = sum(len(wanted) for _, wanted in todo)
     complete = sum(request.pictures for request in prepared) - runs

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from attlas.recorder import Capture, record
 from attlas.recorder.demo import tryon
-from attlas.schemas import Store
+from attlas.schemas import Annotation, Store
 
 CLAIMED = ("run", "prompt", "seed", "request", "complete")
 
@@ -30,7 +30,10 @@ def enlarged(request: dict, scale: int) -> dict:
         return np.repeat(np.repeat(np.asarray(values), scale, 0), scale, 1)
 
     pictures = ("reference_image", "figure_image", "mask_image", "body_uv")
-    masks = {name: larger(request["annotations"][name]) for name in ("garment", "reference_garment")}
+    given = request["annotations"]
+    masks = {
+        name: Annotation(larger(given[name].values), given[name].role) for name in ("garment", "reference_garment")
+    }
     return {**request, **{name: larger(request[name]) for name in pictures}, "annotations": masks}
 
 

@@ -17,6 +17,7 @@ from attlas.recorder.demo.tryon.scenes import (
     draw_placements,
     draw_references,
 )
+from attlas.schemas import Annotation
 
 STEPS = 20
 """Denoiser calls of a request."""
@@ -55,10 +56,11 @@ def requests(n: int, *, seed: int = 0, split: str = "held_out", swapped: bool = 
     -------
     One dict a request: the pipeline's keyword arguments ``reference_image`` and ``figure_image`` (uint8
     ``(64, 64, 3)``, the figure with its region filled with mid-grey), ``mask_image`` (bool ``(64, 64)``), ``body_uv``
-    (float32 ``(64, 64, 2)``), ``num_inference_steps``; ``seed`` for the starting noise, ``id``, and ``annotations``:
+    (float32 ``(64, 64, 2)``), ``num_inference_steps``; ``seed`` for the starting noise, ``id``, and ``annotations``, of
+    which the first three and ``target`` have roles:
 
     ``garment``
-        Cloth on the figure picture, bool ``(64, 64)``.
+        Cloth on the figure picture, bool ``(64, 64)``: the object.
     ``reference_garment``
         Cloth on the reference picture, bool ``(64, 64)``.
     ``correspondence``
@@ -118,6 +120,8 @@ def _block(numbers: list[int], start: int, split: str, swapped: bool) -> list[di
     }
     if swapped:
         annotations["former_correspondence"] = _pixels(placements, figures.points, worn)
+    roles = {"garment": "object", "reference_garment": "reference_object"}
+    roles |= {name: name for name in ("correspondence", "target")}
     suffix = "-swapped" if swapped else ""
     return [
         {
@@ -125,7 +129,7 @@ def _block(numbers: list[int], start: int, split: str, swapped: bool) -> list[di
             "num_inference_steps": STEPS,
             "seed": numbers[k] - SPLITS[split],
             "id": f"tryon-{start + k:04d}{suffix}",
-            "annotations": {name: values[k] for name, values in annotations.items()},
+            "annotations": {name: Annotation(values[k], roles.get(name)) for name, values in annotations.items()},
         }
         for k in range(len(numbers))
     ]

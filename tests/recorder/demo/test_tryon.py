@@ -25,6 +25,7 @@ from attlas.recorder.demo.tryon.loading import FOLDER
 from attlas.recorder.demo.tryon.scenes import draw_placements, draw_references, place
 from attlas.recorder.demo.tryon.stages import Workshop, run_stage
 from attlas.recorder.demo.tryon.training import Plan, train
+from attlas.schemas import Annotation
 
 INPUTS = ("reference_image", "figure_image", "mask_image", "body_uv")
 MAXIMUM_BYTES = 10_400_000
@@ -48,6 +49,11 @@ def inputs_of(request: dict[str, Any]) -> dict[str, Any]:
     return {name: request[name] for name in INPUTS}
 
 
+def truth_of(request: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Values of the annotations."""
+    return {name: own.values for name, own in request["annotations"].items()}
+
+
 def noise(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -61,6 +67,9 @@ def assert_same(one: Any, other: Any) -> None:
         assert one.keys() == other.keys()
         for key in one:
             assert_same(one[key], other[key])
+    elif isinstance(one, Annotation):
+        assert one.role == other.role
+        np.testing.assert_array_equal(one.values, other.values)
     elif isinstance(one, np.ndarray):
         np.testing.assert_array_equal(one, other)
     else:
@@ -94,10 +103,16 @@ def test_requests_have_the_promised_arrays() -> None:
         "uv_lookup": ((64, 64, 2), np.float32),
         "target": ((64, 64, 3), np.uint8),
     }
-    for found, wanted in ((request, expected), (request["annotations"], annotations)):
+    for found, wanted in ((request, expected), (truth_of(request), annotations)):
         for name, (shape, dtype) in wanted.items():
             assert (found[name].shape, found[name].dtype) == (shape, dtype), name
-    assert request["annotations"].keys() == annotations.keys()
+    assert {name: own.role for name, own in request["annotations"].items()} == {
+        "garment": "object",
+        "reference_garment": "reference_object",
+        "correspondence": "correspondence",
+        "uv_lookup": None,
+        "target": "target",
+    }
 
 
 def test_blocks_do_not_show() -> None:
@@ -121,7 +136,7 @@ def flat(picture: np.ndarray) -> np.ndarray:
 def test_reference_read_at_the_correspondence_is_the_target(swapped: bool) -> None:
     compared = 0
     for request in requests(12, seed=2, swapped=swapped):
-        truth = request["annotations"]
+        truth = truth_of(request)
         inner = truth["garment"] & flat(truth["target"])
         rows, columns = truth["correspondence"][inner].T
         read = np.stack(
@@ -142,7 +157,7 @@ def test_reference_read_at_the_correspondence_is_the_target(swapped: bool) -> No
 @pytest.mark.parametrize("swapped", [False, True])
 def test_correspondence_lands_on_cloth(swapped: bool) -> None:
     for request in requests(6, seed=3, swapped=swapped):
-        truth = request["annotations"]
+        truth = truth_of(request)
         cloth = binary_dilation(truth["reference_garment"])
         inner = binary_erosion(truth["garment"])
         rows, columns = np.rint(truth["correspondence"][inner]).astype(int).T
@@ -164,7 +179,7 @@ def test_correspondence_is_a_similarity_of_the_placement() -> None:
 def test_trims_tell_left_from_right_in_both_pictures() -> None:
     # The mean place of the red trim in the reference must be where the correspondence sends the red trim of the figure.
     for request in requests(6, seed=6):
-        truth = request["annotations"]
+        truth = truth_of(request)
         for name in ("left", "right"):
             colour = np.array(TRIMS[name]) * 255
             on_figure = (np.abs(truth["target"] - colour).max(-1) < 4) & truth["garment"]
@@ -177,7 +192,7 @@ def test_trims_tell_left_from_right_in_both_pictures() -> None:
 @pytest.mark.parametrize("swapped", [False, True])
 def test_nan_exactly_outside_the_garment(swapped: bool) -> None:
     for request in requests(4, seed=1, swapped=swapped):
-        truth = request["annotations"]
+        truth = truth_of(request)
         names = ["correspondence", "uv_lookup"] + ["former_correspondence"] * swapped
         for name in names:
             np.testing.assert_array_equal(np.isfinite(truth[name]).all(-1), truth["garment"], err_msg=name)
@@ -191,12 +206,12 @@ def test_the_figure_shown_to_the_model_hides_the_garment() -> None:
         hidden = request["figure_image"][request["mask_image"]]
         assert (hidden == 128).all()
         shown = ~request["mask_image"]
-        np.testing.assert_array_equal(request["figure_image"][shown], request["annotations"]["target"][shown])
+        np.testing.assert_array_equal(request["figure_image"][shown], truth_of(request)["target"][shown])
 
 
 def test_garments_are_whole_and_inside_the_reference_picture() -> None:
     for request in requests(32, seed=7):
-        cloth = request["annotations"]["reference_garment"]
+        cloth = truth_of(request)["reference_garment"]
         assert label(cloth)[1] == 1
         assert not np.concatenate([cloth[0], cloth[-1], cloth[:, 0], cloth[:, -1]]).any()
         assert cloth.sum() > 400
@@ -209,18 +224,18 @@ def test_swapped_keeps_the_scene_and_changes_the_reference() -> None:
         assert not np.array_equal(one["reference_image"], other["reference_image"])
         assert one["seed"] == other["seed"]
         assert one["id"] != other["id"]
-        both = one["annotations"]["garment"] & other["annotations"]["garment"]
+        both = truth_of(one)["garment"] & truth_of(other)["garment"]
         np.testing.assert_allclose(
-            other["annotations"]["former_correspondence"][both], one["annotations"]["correspondence"][both]
+            truth_of(other)["former_correspondence"][both], truth_of(one)["correspondence"][both]
         )
 
 
 def test_body_map_is_right_within_its_jitter() -> None:
     # uv_lookup is the body map through a known placement: (y, x) = 31.5 + 22.4 * (v, u).
     request = requests(1)[0]
-    worn = request["annotations"]["garment"]
+    worn = truth_of(request)["garment"]
     expected = 31.5 + 22.4 * request["body_uv"][worn][:, ::-1]
-    np.testing.assert_allclose(request["annotations"]["uv_lookup"][worn], expected, atol=1e-3)
+    np.testing.assert_allclose(truth_of(request)["uv_lookup"][worn], expected, atol=1e-3)
 
 
 def test_placements_cover_every_angle_and_both_hands() -> None:
@@ -275,7 +290,7 @@ def test_paints_a_picture_near_the_target(pipeline: TryOnPipeline) -> None:
     request = requests(1)[0]
     images = pipeline(**inputs_of(request), num_inference_steps=6, generator=noise(0)[0]).images
     assert [image.size for image in images] == [(64, 64)]
-    truth = request["annotations"]
+    truth = truth_of(request)
     error = (np.asarray(images[0], float) - truth["target"])[truth["garment"]] / 255
     flat = truth["target"][truth["garment"]] / 255
     # Better than the garment's own mean colour, which a model that never read the reference could not even know.
@@ -317,7 +332,7 @@ def test_what_the_mask_hides_cannot_be_seen(pipeline: TryOnPipeline) -> None:
     request = requests(1)[0]
     settings = {"num_inference_steps": 1, "output_type": "latent"}
     hidden = pipeline(**inputs_of(request), **settings, generator=noise(0)[0]).images
-    shown = {**inputs_of(request), "figure_image": request["annotations"]["target"]}
+    shown = {**inputs_of(request), "figure_image": truth_of(request)["target"]}
     torch.testing.assert_close(pipeline(**shown, **settings, generator=noise(0)[0]).images, hidden)
 
 
