@@ -1,26 +1,34 @@
 """Lay out a new store: every group, array and label that does not depend on a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from zarr.abc.store import Store as Backend
-from zarr.storage import LocalStore, MemoryStore
 
-from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import InvalidValueError, StoreExistsError
+from attlas.schemas.growth import publish
+from attlas.schemas.inline import write_inline
 from attlas.schemas.layout import Leaf, array_layout, leaf_names
 from attlas.schemas.manifest import Manifest
+from attlas.schemas.nodes import array_document
+from attlas.schemas.notes import Notes
+from attlas.schemas.root import RootDocument, group_document, read_root
+from attlas.schemas.snapshot import Snapshot
+from attlas.schemas.storage import Storage, open_storage
+from attlas.schemas.storage.memory import MemoryStorage
+from attlas.schemas.storage.zarr_adapter import StorageAdapter
+from attlas.schemas.storage.zarr_storage import ZarrStorage
 from attlas.schemas.store import Store
-from attlas.schemas.variables import ROOT_VARIABLES, SCHEMA_VERSION, Variable
+from attlas.schemas.table import column_block
+from attlas.schemas.variables import ROOT_VARIABLES, SCHEMA_VERSION
+from attlas.schemas.vocabulary import Vocabulary, vocabulary_arrays
 
 __all__ = ["create_store"]
 
-TABLE_CHUNK = 1024
-"""Rows of the run table in one chunk; the table is small and read whole."""
+Labels = dict[str, Any]
 
 
 def create_store(
@@ -34,13 +42,19 @@ def create_store(
     *,
     t_labels: tuple[int, ...] | None = None,
     frames: int | None = None,
+    vocabulary: Vocabulary | None = None,
+    fill: Callable[[Store], None] | None = None,
+    durable: bool = True,
 ) -> Store:
     """Create an empty store and return it open for writing.
+
+    It becomes visible when it is whole, with its root document; what a recorder left that died before is removed.
 
     Parameters
     ----------
     path
-        Folder to create, or an empty zarr store that is written by this process alone; None keeps the store in memory.
+        Folder or URL to create, or an empty zarr store that is written by this process alone; None keeps the store in
+        memory.
     manifest
         What the recordings are made of.
     leaves
@@ -55,6 +69,12 @@ def create_store(
         Denoiser calls that are kept; ``0 .. calls - 1`` by default.
     frames
         Frames of the generated video; None where pictures are generated.
+    vocabulary
+        Words with their embeddings, which belong to no run.
+    fill
+        Called with the store before it becomes visible, to write what else belongs to no run.
+    durable
+        Whether writing waits for the disk.
 
     Returns
     -------
@@ -63,94 +83,92 @@ def create_store(
     Raises
     ------
     StoreExistsError
-        If `path` exists. Nothing there is touched.
+        If something is at `path`. Nothing there is touched.
     """
     leaves = tuple(leaves)
-    labels = tuple(range(calls)) if t_labels is None else t_labels
-    if len(labels) != calls:
-        raise InvalidValueError(f"t has {calls} calls but {len(labels)} labels; one label a call is needed")
+    kept = tuple(range(calls)) if t_labels is None else t_labels
+    if len(kept) != calls:
+        raise InvalidValueError(f"t has {calls} calls but {len(kept)} labels; one label a call is needed")
     if not leaves:
         raise InvalidValueError("a store needs at least one leaf; the capture selects no attention")
-    group = zarr.open_group(_backend(path), mode="w-", zarr_format=3)
-    sizes = {
-        "run": 0,
-        "t": calls,
-        "branch": len(branches),
-        "image_y": image_shape[0],
-        "image_x": image_shape[1],
-        "rgb": 3,
-    }
+    storage = _place(path, durable=durable)
+    nodes, labels = _root_nodes(branches, kept, image_shape, reference_shape, frames)
+    for name, leaf in zip(leaf_names(leaves), leaves, strict=True):
+        _add_leaf(nodes, labels, name, leaf, leaf.sizes(runs=0, branches=len(branches), calls=calls))
+    if vocabulary is not None:
+        added, values = vocabulary_arrays(vocabulary)
+        nodes |= added
+        labels |= values
+    info = {"schema": SCHEMA_VERSION, "manifest": manifest.to_json()}
+    for kind in dict.fromkeys(leaf.kind for leaf in leaves):
+        # A second copy, from which the root document can be made again.
+        nodes[kind] = group_document({"attlas": info})
+    coordinates = " ".join(v.name for v in ROOT_VARIABLES.values() if v.role == "coord")
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    attributes = {"attlas": info, "created": created, "finished": None, "coordinates": coordinates}
+    doc = RootDocument(attributes, nodes)
+    made: list[Store] = []
+
+    def lay_out() -> None:
+        adapter = StorageAdapter(storage, doc.to_bytes(), strict=False)
+        for name, values in labels.items():
+            write_inline(adapter.array(name, nodes[name]), (slice(None),) * values.ndim, values)
+        store = Store(Snapshot(storage, doc.to_bytes()), None if path is None else storage.url)
+        if fill is not None:
+            fill(store)
+        publish(storage, None, doc)
+        made.append(store)
+
+    notes = Notes(storage)
+    with notes.turn():
+        if notes.half_made and read_root(storage) is None:
+            storage.clear()
+        if next(storage.keys(), None) is not None or (storage.folder is not None and storage.folder.exists()):
+            notes.tidy()
+            raise StoreExistsError(f"{storage.url} exists; a new store needs a path where nothing is")
+        notes.begin_store(lay_out)
+        notes.tidy()
+    return made[0]
+
+
+def _place(path: str | Path | Backend | None, *, durable: bool) -> Storage:
+    if path is None:
+        return MemoryStorage()
+    return ZarrStorage(path) if isinstance(path, Backend) else open_storage(path, durable=durable)
+
+
+def _root_nodes(
+    branches: tuple[str, ...],
+    kept: tuple[int, ...],
+    image: tuple[int, int],
+    reference: tuple[int, int] | None,
+    frames: int | None,
+) -> tuple[dict[str, Any], Labels]:
+    sizes = {"run": 0, "t": len(kept), "branch": len(branches), "image_y": image[0], "image_x": image[1], "rgb": 3}
     present = {"always", "image"}
     if frames is not None:
         sizes["video_frame"] = frames
         present.add("video")
-    if reference_shape is not None:
-        sizes |= {"reference_y": reference_shape[0], "reference_x": reference_shape[1]}
+    if reference is not None:
+        sizes |= {"reference_y": reference[0], "reference_x": reference[1]}
         present.add("reference")
+    nodes: dict[str, Any] = {}
     for variable in ROOT_VARIABLES.values():
         if variable.group in present:
             shape = tuple(sizes[dim] for dim in variable.dims)
-            whole = variable.group in ("image", "video", "reference")
-            chunk = (1, *shape[1:]) if whole else (TABLE_CHUNK if variable.dims[0] == "run" else shape[0], *shape[1:])
-            _create(group, variable, shape, chunk)
-    group["t"][...] = np.asarray(labels, "i4")
-    group["branch"][...] = np.asarray(branches, dtype=object)
-    for name, leaf in zip(leaf_names(leaves), leaves, strict=True):
-        _create_leaf(group, name, leaf, leaf.sizes(runs=0, branches=len(branches), calls=calls))
-    coordinates = " ".join(v.name for v in ROOT_VARIABLES.values() if v.role == "coord")
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    # The attributes come last: a folder without them is not a store yet.
-    group.attrs.put(
-        {
-            "attlas": {"schema": SCHEMA_VERSION, "manifest": manifest.to_json()},
-            "created": created,
-            "finished": None,
-            "coordinates": coordinates,
-        }
-    )
-    return Store(group, str(path) if isinstance(path, str | Path) else None)
+            rows = 1 if variable.group != "always" else column_block(variable)
+            chunk = (rows if variable.dims[0] == "run" else shape[0], *shape[1:])
+            nodes[variable.name] = array_document(variable, shape, chunk)
+    return nodes, {"t": np.asarray(kept, "i4"), "branch": np.asarray(branches, dtype=object)}
 
 
-def _backend(path: str | Path | Backend | None) -> Backend:
-    if path is None:
-        return MemoryStore()
-    if isinstance(path, Backend):
-        return path
-    target = Path(path)
-    if target.exists():
-        raise StoreExistsError(f"{target} exists; a new store needs a path where nothing is")
-    return LocalStore(target)
-
-
-def _create(
-    group: zarr.Group,
-    variable: Variable,
-    shape: tuple[int, ...],
-    chunk: tuple[int, ...],
-    shard: tuple[int, ...] | None = None,
-) -> Any:
-    attributes = {"description": variable.meaning, **({"units": variable.unit} if variable.unit else {})}
-    return group.create_array(
-        variable.name,
-        shape=shape,
-        dtype=variable.dtype,
-        chunks=tuple(max(1, size) for size in chunk),
-        shards=shard,
-        fill_value=variable.fill,
-        dimension_names=variable.dims,
-        attributes=attributes,
-        **codecs(variable),
-    )
-
-
-def _create_leaf(group: zarr.Group, name: str, leaf: Leaf, sizes: Mapping[str, int]) -> None:
+def _add_leaf(nodes: dict[str, Any], labels: Labels, name: str, leaf: Leaf, sizes: Mapping[str, int]) -> None:
     variables = leaf.variables()
     coordinates = " ".join(v.name for v in variables if v.role == "coord")
-    node = group.require_group(name, overwrite=False)
-    node.attrs.put({"attlas": leaf.to_json(), "coordinates": coordinates})
+    nodes[name] = group_document({"attlas": leaf.to_json(), "coordinates": coordinates})
     places = np.indices(leaf.query_grid).reshape(len(leaf.query_grid), -1)
     heads = leaf.head_labels or tuple(range(leaf.heads))
-    labels: dict[str, Any] = {
+    fixed: Labels = {
         "layer": np.asarray(leaf.layers, dtype=object),
         "head": np.asarray(heads, "i4"),
         "query": np.arange(leaf.queries, dtype="i4"),
@@ -165,13 +183,15 @@ def _create_leaf(group: zarr.Group, name: str, leaf: Leaf, sizes: Mapping[str, i
         "key_segment": np.asarray(leaf.key_segments, dtype=object),
     }
     for variable in variables:
+        path = f"{name}/{variable.name}"
         shape = tuple(sizes[dim] for dim in variable.dims)
-        if variable.name in labels:
-            _create(node, variable, shape, shape)[...] = labels[variable.name]
-        elif variable.group in ("projection", "tokens"):
-            _create(node, variable, shape, (1, *shape[1:]))
+        if variable.name in fixed:
+            nodes[path] = array_document(variable, shape, shape)
+            labels[path] = fixed[variable.name]
+        elif "run" not in variable.dims:
+            nodes[path] = array_document(variable, shape, (1, *shape[1:]))
+        elif variable.group == "tokens":
+            nodes[path] = array_document(variable, shape, (column_block(variable), *shape[1:]))
         else:
             layout = array_layout(variable, sizes)
-            # One shard that is one chunk needs no index of its own.
-            shard = None if layout.shard == layout.chunk else layout.shard
-            _create(node, variable, shape, layout.chunk, shard)
+            nodes[path] = array_document(variable, shape, layout.chunk, layout.shard)

@@ -1,52 +1,223 @@
-"""What a store says of itself: its schema version, and the geometry of its leaves."""
+"""The root document: what a store says of itself and of every array, in one file that is replaced whole.
 
-import math
+It is the root group's ``zarr.json`` with the consolidated metadata of all arrays, so that stock zarr and xarray open a
+store by this file alone, and never see two arrays of different length. A checksum covers what attlas goes by.
+"""
+
+import hashlib
+import json
+import os
+import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import zarr
+from attlas.schemas.errors import AttlasError, SchemaVersionError, StoreExistsError, StoreInvalidError
+from attlas.schemas.storage import Storage, open_storage
+from attlas.schemas.storage.opening import scheme_of
+from attlas.schemas.variables import SCHEMA_VERSION
 
-from attlas.schemas.errors import SchemaVersionError, StoreExistsError, StoreInvalidError
-from attlas.schemas.layout import Leaf
-from attlas.schemas.variables import KINDS, SCHEMA_VERSION
+__all__ = [
+    "ANNOTATIONS",
+    "LARGEST",
+    "ROOT",
+    "STATISTICS",
+    "VOCABULARY",
+    "Nodes",
+    "RootDocument",
+    "array_file",
+    "group_document",
+    "has_runs",
+    "is_store",
+    "node_bytes",
+    "read_root",
+]
 
-__all__ = ["read_leaves", "root_info"]
+ROOT = "zarr.json"
+
+ANNOTATIONS, STATISTICS, VOCABULARY = "annotations", "statistics", "vocabulary"
+"""Groups beside the leaves."""
+
+LARGEST = 2**26
+"""Bytes of the largest root document that is read: a store of 1,000 arrays has 2 MB."""
+
+OWN = ("attlas", "coordinates", "created", "finished")
+"""Attributes of the root that the checksum covers; others are the user's own."""
+
+Nodes = Mapping[str, Mapping[str, Any]]
 
 
-def root_info(group: zarr.Group, where: str) -> Mapping[str, Any]:
-    """Attributes that make a group a store; raises where it is none, or one of a newer schema."""
-    info = group.attrs.get("attlas")
-    if not isinstance(info, Mapping):
-        raise StoreExistsError(f"{where} is a zarr group, but not an attlas store: attribute 'attlas' is missing")
-    schema = info.get("schema")
-    if not isinstance(schema, int):
-        raise StoreInvalidError(where, [f"root: schema is {schema!r}; a whole number is needed"])
+@dataclass(frozen=True)
+class RootDocument:
+    """Attributes of the root group, and the metadata document of every array and group by path."""
+
+    attributes: Mapping[str, Any]
+    nodes: Nodes
+
+    @cached_property
+    def checksum(self) -> str:
+        """Digest of what attlas goes by."""
+        own = {name: self.attributes.get(name) for name in OWN}
+        own["attlas"] = {key: value for key, value in own["attlas"].items() if key != "checksum"}
+        plain = json.dumps([own, self.nodes], sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
+
+    @property
+    def rows(self) -> int:
+        """Length of the run axis."""
+        return int(self.nodes["run"]["shape"][0])
+
+    def to_bytes(self) -> bytes:
+        """Return the file, checksum included."""
+        info = {**self.attributes["attlas"], "checksum": self.checksum}
+        return node_bytes(
+            {
+                "attributes": {**self.attributes, "attlas": info},
+                "zarr_format": 3,
+                "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self.nodes},
+                "node_type": "group",
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "RootDocument":
+        """Read the file.
+
+        Raises
+        ------
+        StoreExistsError
+            If it is not a store's.
+        SchemaVersionError
+            If it is of another schema.
+        StoreInvalidError
+            If it is damaged.
+        """
+        try:
+            plain = json.loads(data)
+        except (ValueError, RecursionError) as err:
+            raise _damaged(where, f"it is no JSON ({err})") from err
+        if not isinstance(plain, dict) or not isinstance(plain.get("attributes"), dict):
+            raise _damaged(where, "it describes no group")
+        attributes = plain["attributes"]
+        info = attributes.get("attlas")
+        if info is None:
+            raise StoreExistsError(f"{where} is a zarr group, but not an attlas store: attribute 'attlas' is missing")
+        schema = info.get("schema") if isinstance(info, dict) else None
+        if not isinstance(schema, int) or isinstance(schema, bool):
+            raise _damaged(where, f"its schema is {schema!r}; a whole number is needed")
+        _check_version(schema, where)
+        held = plain.get("consolidated_metadata")
+        nodes = held.get("metadata") if isinstance(held, dict) else None
+        if not isinstance(nodes, dict) or plain.get("node_type") != "group" or plain.get("zarr_format") != 3:
+            raise _damaged(where, "it lacks the metadata of the arrays")
+        made = cls(attributes, {path: _own(node) for path, node in nodes.items()})
+        if info.get("checksum") != made.checksum:
+            raise _damaged(where, "its checksum does not fit: it was damaged, or changed by other software")
+        return made
+
+    @classmethod
+    def read(cls, storage: Storage) -> "RootDocument | None":
+        """Read the root document of a place; None where there is none."""
+        data = read_root(storage)
+        return None if data is None else cls.from_bytes(data, storage.url)
+
+    def with_nodes(self, changed: Nodes) -> "RootDocument":
+        """Return a document with these nodes added or replaced."""
+        return replace(self, nodes={**self.nodes, **changed})
+
+    def with_rows(self, rows: int) -> "RootDocument":
+        """Return a document whose run axis has another length, in every array."""
+        return self.with_nodes(
+            {
+                path: {**node, "shape": [rows, *node["shape"][1:]]}
+                for path, node in self.nodes.items()
+                if has_runs(node) and node["shape"][0] != rows
+            }
+        )
+
+    def with_attributes(self, **changed: Any) -> "RootDocument":
+        """Return a document with other attributes."""
+        return replace(self, attributes={**self.attributes, **changed})
+
+
+def read_root(storage: Storage) -> bytes | None:
+    """Read the file, unless it is larger than any store's."""
+    size = storage.size(ROOT)
+    if size is not None and size > LARGEST:
+        raise _damaged(storage.url, f"it has {size} bytes; {LARGEST} are the most")
+    return storage.get(ROOT)
+
+
+def has_runs(node: Mapping[str, Any]) -> bool:
+    """Whether a node is an array whose first axis are the runs."""
+    return node["node_type"] == "array" and bool(node["shape"]) and node["dimension_names"][0] == "run"
+
+
+def node_bytes(node: Mapping[str, Any]) -> bytes:
+    """Return a metadata document as it is stored."""
+    return json.dumps(node, indent=1).encode()
+
+
+def array_file(path: str) -> str:
+    """Return the name of a node's own metadata document, which only readers of single arrays go by."""
+    return f"{path}/{ROOT}"
+
+
+def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata document of a group."""
+    return {"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"}
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether an attlas store of any schema is at `path`, sound or not; nothing but its root document is read.
+
+    A path that cannot be read is none.
+
+    Examples
+    --------
+    >>> is_store("/nowhere.zarr")
+    False
+    """
+    try:
+        if scheme_of(path) is None and Path(path).is_dir() and not _is_file(Path(path) / ROOT):
+            return False
+        data = read_root(open_storage(path))
+        plain = {} if data is None else json.loads(data)
+    except StoreInvalidError:
+        return True
+    except (AttlasError, ValueError, RecursionError):
+        return False
+    attributes = plain.get("attributes") if isinstance(plain, dict) else None
+    return isinstance(attributes, dict) and "attlas" in attributes
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _own(node: Any) -> Any:
+    """Return a node without what zarr adds to groups when it consolidates."""
+    if isinstance(node, dict) and node.get("node_type") == "group":
+        return {name: value for name, value in node.items() if name != "consolidated_metadata"}
+    return node
+
+
+def _check_version(schema: int, where: str) -> None:
     if schema > SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{where} has schema {schema}; this attlas reads up to schema {SCHEMA_VERSION}: upgrade attlas"
+            f"{where} has schema {schema}; this attlas reads schema {SCHEMA_VERSION}: upgrade attlas"
         )
-    return info
+    if schema < SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{where} has schema {schema}, which no release of attlas wrote; this one reads schema {SCHEMA_VERSION}: "
+            "record again"
+        )
 
 
-def read_leaves(group: zarr.Group) -> list[tuple[str, Leaf]]:
-    """Geometry of every leaf with its group path, the largest grid of a kind first."""
-    leaves = []
-    for kind in KINDS:
-        if kind not in group:
-            continue
-        for name, node in sorted(group[kind].groups(), key=lambda item: _area(item[0]), reverse=True):
-            labels: dict[str, tuple[Any, ...]] = {"layers": tuple(str(v) for v in node["layer"][...])}
-            labels["head_labels"] = tuple(int(v) for v in node["head"][...])
-            if "key_y" in node:
-                labels["key_y"] = tuple(int(v) for v in node["key_y"][...])
-                labels["key_x"] = tuple(int(v) for v in node["key_x"][...])
-                labels["key_picture"] = tuple(int(v) for v in node["key_picture"][...])
-                labels["key_segments"] = tuple(str(v) for v in node["key_segment"][...])
-            if "key_frame" in node:
-                labels["key_frame"] = tuple(int(v) for v in node["key_frame"][...])
-            leaves.append((f"{kind}/{name}", Leaf.from_json(node.attrs["attlas"], labels)))
-    return leaves
-
-
-def _area(name: str) -> int:
-    return math.prod(int(size) for size in name.split("-")[0].split("x"))
+def _damaged(where: str, why: str) -> StoreInvalidError:
+    return StoreInvalidError(where, [f"{ROOT}: {why}; `attlas repair` rebuilds it where it can"])

@@ -1,25 +1,22 @@
-"""The life of a store: open, claim a run, write whole shards, complete the run, finish."""
+"""An open store: read what complete runs hold; claim runs, write whole shards, complete them, finish."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.errors import GroupNotFoundError, NodeTypeValidationError
-from zarr.storage import LocalStore
+from zarr.abc.store import Store as Backend
 
-from attlas.schemas.annotations import check_annotations, check_roles, roles_of
-from attlas.schemas.claims import Claims
-from attlas.schemas.codecs import codecs
+from attlas.schemas.annotation_arrays import annotation_nodes
+from attlas.schemas.annotations import check_annotations
+from attlas.schemas.commits import Commits
 from attlas.schemas.errors import (
     InvalidValueError,
+    RunTakenError,
     StoreExistsError,
-    StoreInvalidError,
     StoreMismatchError,
     StoreNotFoundError,
     unknown_name,
@@ -28,55 +25,37 @@ from attlas.schemas.inline import write_inline
 from attlas.schemas.layout import ArrayLayout, Leaf
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.precision import round_values
-from attlas.schemas.root import read_leaves, root_info
-from attlas.schemas.variables import ROOT_VARIABLES, Variable
+from attlas.schemas.records import RunRecord, check_run_id, check_text
+from attlas.schemas.root import ANNOTATIONS, ROOT, Nodes, read_root
+from attlas.schemas.runs import holds_of
+from attlas.schemas.snapshot import Snapshot
+from attlas.schemas.storage import Storage, open_storage
+from attlas.schemas.storage.zarr_storage import ZarrStorage
+from attlas.schemas.variables import ROOT_VARIABLES
 
 __all__ = ["Store", "open_store"]
-
-SPARE_ROWS = 8
-"""Rows added at a time where the number of runs is not known; resizing every array for each run would cost more."""
 
 
 class Store:
     """An open attlas store.
 
     Runs are rows. A row is claimed, filled by its one writer in whole shards, and completed last; readers see
-    complete rows only. `create_store` and `open_store` make instances.
+    complete rows only. `create_store` and `open_store` make instances. What it reads is as the store was when it was
+    opened, or when it last wrote.
 
     Attributes
     ----------
     path
         Folder or URL of the store; None in memory.
-    group
-        The zarr root group.
-    manifest
-        What the recordings are made of.
-    leaves
-        Geometry by group path, such as ``text/16x16``.
-    branches, calls, image_shape, frames, reference_shape
-        Geometry shared by all leaves; ``frames`` is None where the pipeline makes no video.
+    storage
+        Where its bytes are.
     """
 
-    def __init__(self, group: zarr.Group, path: str | None) -> None:
+    def __init__(self, snapshot: Snapshot, path: str | None) -> None:
         self.path = path
-        self.group = group
-        where = path or "memory"
-        info = root_info(group, where)
-        self.manifest = Manifest.from_json(info.get("manifest", {}), where=where)
-        try:
-            self.branches = tuple(str(name) for name in group["branch"][...])
-            self.calls = int(group["t"].shape[0])
-            self.image_shape: tuple[int, int] = tuple(group["generated_image"].shape[1:3])
-            video = group.get("generated_video")
-            self.frames: int | None = None if video is None else int(video.shape[1])
-            reference = group.get("reference_image")
-            self.reference_shape: tuple[int, int] | None = None if reference is None else tuple(reference.shape[1:3])
-            self.leaves = dict(read_leaves(group))
-        except (KeyError, TypeError) as err:
-            raise StoreInvalidError(where, [f"root: an array of the schema is missing or unreadable: {err}"]) from err
-        local = path is not None and isinstance(group.store, LocalStore)
-        self._claims = Claims(Path(path) if local and path is not None else None)
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self.storage = snapshot.storage
+        self._commits = Commits(snapshot)
+        self._open: dict[int, RunRecord] = {}
 
     def __repr__(self) -> str:
         """Say path, runs and leaves in a few lines."""
@@ -90,62 +69,141 @@ class Store:
         return "\n".join(lines)
 
     @property
-    def run_ids(self) -> list[str]:
-        """Labels of all rows; empty text where a row is spare."""
-        return [str(name) for name in self.group["run"][...]]
+    def snapshot(self) -> Snapshot:
+        """The store as it was last seen: its arrays, with and without strictness, and its root document."""
+        return self._commits.snapshot
+
+    @property
+    def group(self) -> zarr.Group:
+        """The zarr root group; reading a chunk that is not there raises `CorruptDataError`."""
+        return self.snapshot.group
+
+    @property
+    def lenient(self) -> zarr.Group:
+        """The zarr root group in which a chunk that is not there is fill values."""
+        return self.snapshot.lenient_group
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the recordings are made of."""
+        return self.snapshot.manifest
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Geometry by group path, such as ``text/16x16``."""
+        return self.snapshot.leaves
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Guidance branches, in stored order."""
+        return self.snapshot.branches
+
+    @property
+    def calls(self) -> int:
+        """Denoiser calls that each run keeps; ``t_labels`` are their numbers."""
+        return self.snapshot.calls
+
+    @property
+    def t_labels(self) -> tuple[int, ...]:
+        """Numbers of the denoiser calls that are kept."""
+        return self.snapshot.t_labels
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of the generated picture."""
+        return self.snapshot.image_shape
+
+    @property
+    def reference_shape(self) -> tuple[int, int] | None:
+        """Rows and columns of the reference image, or None where the pipeline takes none."""
+        return self.snapshot.reference_shape
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of the generated video; None where the pipeline makes pictures."""
+        return self.snapshot.frames
+
+    @property
+    def created(self) -> str:
+        """When the store was made, which tells it from another that later stands at its place."""
+        return str(self.snapshot.doc.attributes.get("created"))
 
     @property
     def complete(self) -> NDArray[np.bool_]:
         """Flag of each row: all of its data is stored."""
-        return np.asarray(self.group["complete"][...], dtype=bool)
+        return self.snapshot.table.complete()
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Labels of all rows; empty text where a row has no run."""
+        return [str(name) for name in self.column("run")]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Read a column of the run table whole, an entry a row; see `ROOT_VARIABLES`."""
+        # The flags are read first: what they call complete stands in every column by then.
+        complete = self.complete
+        return self.snapshot.table.column(name, complete)
+
+    def holds(self, row: int) -> frozenset[str]:
+        """Names of what the run has beside its attention, such as ``generated_image`` or ``annotations/mask``."""
+        return holds_of(str(self.snapshot.read("holds", row)), f"holds of row {row} in {self.storage.url}")
 
     def layout(self, leaf: str, variable: str) -> ArrayLayout:
         """Shape, chunk and shard of one attention array, by which the recorder buffers whole shards."""
         geometry = self._leaf(leaf).variable(variable)
         # As the array was made, whatever layout a later version would choose.
-        array = self._array(f"{leaf}/{variable}")
+        array = self.snapshot.array(f"{leaf}/{variable}")
         return ArrayLayout(geometry.dims, array.shape, array.chunks, array.shards or array.chunks, geometry.dtype)
 
     def claim(self, run_id: str, *, seed: int = -1, prompt: str = "", request: str = "{}", capacity: int = 1) -> int:
-        """Take the row of `run_id` for this writer and return its number.
+        """Take a row for `run_id` for this writer and return its number.
 
-        An incomplete row with the same id and request is taken over and will be rewritten whole; a new id gets
-        the first spare row. `capacity` is the number of runs still to come, so that arrays grow once.
+        A run that another writer began and did not finish is begun anew in its row. `capacity` is the number of runs
+        still to come, this one included, so that arrays grow once.
 
         Raises
         ------
-        StoreMismatchError
-            If the id belongs to a complete run, to another request, or to a recorder that is alive.
+        RunTakenError
+            If the run is complete, or is being recorded by a recorder that is alive.
+        InvalidValueError
+            If the id or another text cannot be stored.
         """
-        if not run_id:
-            raise InvalidValueError("a run needs a non-empty id")
-        with self._claims:
-            self._reopen()
-            ids = self.run_ids
-            if run_id in ids:
-                row = ids.index(run_id)
-                self._check_takeover(row, run_id, request)
-            else:
-                row = ids.index("") if "" in ids else len(ids)
-                if row == len(ids):
-                    self._resize(len(ids) + (capacity if capacity > 1 else SPARE_ROWS))
-            if not self._claims.take(row):
-                raise StoreMismatchError(f"run {run_id!r} of {self._where} is being recorded by another recorder")
-            # The label comes last: a row that was killed in between is still spare.
-            for name, value in (("seed", seed), ("prompt", prompt), ("request", request), ("run", run_id)):
-                self.group[name][row] = value
-        if run_id in ids:
-            self._sweep(row)
+        (row,) = self.claim_all([RunRecord(run_id, seed, prompt, request)], capacity=capacity)
+        if isinstance(row, RunTakenError):
+            raise row
         return row
 
-    def write(self, leaf: str, variable: str, row: int, values: NDArray[Any], *, t0: int = 0, layer0: int = 0) -> None:
+    def claim_all(self, runs: Sequence[RunRecord], *, capacity: int = 0) -> list[int | RunTakenError]:
+        """Take a row for each of these runs at once; an error in the place of a row says why it cannot be had."""
+        for run in runs:
+            check_run_id(run.run)
+            check_text(run.prompt, f"prompt of run {run.run!r}")
+            check_text(run.request, f"request of run {run.run!r}")
+        rows = self._commits.take(runs, max(capacity, len(runs)))
+        for row, run in zip(rows, runs, strict=True):
+            if not isinstance(row, RunTakenError):
+                self._open[row] = run
+        return rows
+
+    def write(
+        self,
+        leaf: str,
+        variable: str,
+        row: int,
+        values: NDArray[Any],
+        *,
+        t0: int = 0,
+        layer0: int = 0,
+        branch0: int = 0,
+    ) -> None:
         """Write whole shards of one attention array, rounded to the store's precision.
 
-        `values` has the variable's dims without run; it starts at call `t0` and layer `layer0`, which must be
-        multiples of the shard, and ends at a shard's end or the axis' end, so that no shard is written twice.
+        `values` has the variable's dims without run; it starts at call `t0`, layer `layer0` and branch `branch0`,
+        which must be multiples of the shard, and ends at a shard's end or the axis' end, so that no shard is written
+        twice.
         """
         layout = self.layout(leaf, variable)
-        starts = {"t": t0, "layer": layer0}
+        starts = {"t": t0, "layer": layer0, "branch": branch0}
         region = [slice(row, row + 1)]
         for axis, dim in enumerate(layout.dims[1:], start=1):
             start, length = starts.get(dim, 0), values.shape[axis - 1]
@@ -155,10 +213,9 @@ class Store:
                     f"{leaf}/{variable}: {dim} {start}..{stop} is not whole shards of {block} in {layout.shape[axis]}"
                 )
             region.append(slice(start, stop))
-        self._check_held(row)
         precision = str(self.manifest.capture.get("precision", "exact"))
         stored = round_values(np.asarray(values, dtype=layout.dtype), variable, precision)
-        write_inline(self._array(f"{leaf}/{variable}"), tuple(region), stored[None])
+        self._put(f"{leaf}/{variable}", row, stored[None], tuple(region))
 
     def write_tokens(
         self,
@@ -174,30 +231,26 @@ class Store:
     ) -> None:
         """Label the text keys of one run and branch; one entry per key in each list."""
         keys = self._leaf(leaf).keys
-        self._check_held(row)
-        columns: dict[str, Sequence[Any]] = {
-            "token": tokens,
-            "token_segment": segments,
-            "token_start": starts,
-            "token_end": ends,
-            "token_chunk": (0,) * keys if chunks is None else chunks,
+        columns: dict[str, list[Any]] = {
+            "token": [_valid(token) for token in tokens],
+            "token_segment": list(segments),
+            "token_start": [int(place) for place in starts],
+            "token_end": [int(place) for place in ends],
+            "token_chunk": [0] * keys if chunks is None else [int(chunk) for chunk in chunks],
         }
         for name, column in columns.items():
             if len(column) != keys:
                 raise InvalidValueError(f"{leaf}/{name}: {len(column)} labels for {keys} keys")
-            dtype = object if isinstance(column[0], str) else "i4"
-            self._array(f"{leaf}/{name}")[row, branch] = np.asarray(column, dtype=dtype)
+        self._record(row).tokens.setdefault(leaf, {})[str(branch)] = columns
 
     def write_clock(
         self, row: int, *, steps: Sequence[int], timesteps: Sequence[float], sigmas: Sequence[float]
     ) -> None:
         """Say step, timestep and sigma of each call of the run."""
-        self._check_held(row)
-        with self._claims:
-            for name, column in (("step", steps), ("timestep", timesteps), ("sigma", sigmas)):
-                if len(column) != self.calls:
-                    raise InvalidValueError(f"{name} has {len(column)} entries for {self.calls} calls")
-                self.group[name][row] = np.asarray(column, dtype=ROOT_VARIABLES[name].dtype)
+        for name, column in (("step", steps), ("timestep", timesteps), ("sigma", sigmas)):
+            if len(column) != self.calls:
+                raise InvalidValueError(f"{name} has {len(column)} entries for {self.calls} calls")
+            self._record(row).clock[name] = np.asarray(column, dtype=ROOT_VARIABLES[name].dtype).tolist()
 
     def write_image(self, row: int, image: NDArray[np.uint8]) -> None:
         """Store the generated image, uint8 (rows, columns, RGB)."""
@@ -216,82 +269,63 @@ class Store:
         self._write_picture("reference_image", row, image, self.reference_shape)
 
     def write_annotations(self, row: int, annotations: Mapping[str, Any]) -> None:
-        """Store annotations of one run; an unseen name gets an array, a known one keeps its shape and role."""
-        self._check_held(row)
+        """Store annotations of one run; an unseen name gets an array, a known one must keep its shape and role."""
+        record = self._record(row)
         checked = check_annotations(annotations, self.image_shape, self.reference_shape)
         if not checked:
             return
-        with self._claims:
-            roles = {name: annotation.role for name, annotation in checked.items()}
-            check_roles(roles, roles_of(self.group), self._where)
-            node = self.group.require_group("annotations")
-            for name, annotation in checked.items():
-                if name not in node:
-                    variable = Variable(name, ("run", *annotation.dims), annotation.dtype, "", "annotation")
-                    shape = (int(self._array("run").shape[0]), *annotation.values.shape)
-                    node.create_array(
-                        name,
-                        shape=shape,
-                        dtype=annotation.dtype,
-                        chunks=(1, *(max(1, size) for size in shape[1:])),
-                        fill_value=annotation.fill,
-                        dimension_names=variable.dims,
-                        attributes=annotation.attributes,
-                        **codecs(variable),
-                    )
-                array = node[name]
-                if array.shape[1:] != annotation.values.shape:
-                    raise StoreMismatchError(
-                        f"annotation {name!r} of {self._where} has shape {array.shape[1:]}, "
-                        f"got {annotation.values.shape}"
-                    )
+        with self.locked():
+            self.add_nodes(annotation_nodes(self.snapshot, checked))
         for name, annotation in checked.items():
-            self.group[f"annotations/{name}"][row] = annotation.values
+            path = f"{ANNOTATIONS}/{name}"
+            values = np.asarray(annotation.values)[None]
+            self._put(path, row, values, (slice(row, row + 1), *(slice(None),) * (values.ndim - 1)))
+            record.holds.append(path)
 
     def write_projection(self, leaf: str, weights: Sequence[NDArray[np.float16]]) -> None:
         """Store W_k of each layer of a leaf, (feature, head and channel); once, when the store is new."""
-        self._array(f"{leaf}/key_projection")[...] = np.stack(list(weights))
+        self.write_fixed(f"{leaf}/key_projection", np.stack(list(weights)))
+
+    def write_fixed(self, name: str, values: NDArray[Any]) -> None:
+        """Store an array that belongs to no run."""
+        write_inline(self.snapshot.lenient(name), (slice(None),) * values.ndim, values)
 
     def complete_run(self, row: int) -> None:
-        """Mark the run complete: the last thing written of it."""
-        self._check_held(row)
-        with self._claims:
-            self.group["complete"][row] = True
-            self._claims.drop(row)
+        """Mark the run complete: the last thing that is written of it."""
+        self.complete_runs([row])
+
+    def complete_runs(self, rows: Sequence[int]) -> None:
+        """Mark several runs complete. In an object store others may have the turn: `settle` waits for it."""
+        records = {row: self._record(row) for row in rows}
+        self._commits.commit(records, wait=self.storage.folder is not None or self.path is None)
+        for row in rows:
+            del self._open[row]
+
+    def settle(self) -> None:
+        """Wait until every run that is finished is in the run table, and see what others completed."""
+        with self.locked():
+            pass
 
     def release(self, row: int) -> None:
-        """Give an unfinished row back; a later claim of the same run takes it over."""
-        self._claims.drop(row)
+        """Give an unfinished row back, and remove what was stored there."""
+        if self._open.pop(row, None) is not None:
+            self._commits.drop(row)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run table, so that no recorder adds rows or sets flags meanwhile."""
-        with self._claims:
+        """Be the only writer of metadata and columns inside the ``with``; runs that others completed are seen."""
+        with self._commits.turn():
             yield
-        self._claims.tidy()
+        if not self._open:
+            self._commits.tidy()
+
+    def add_nodes(self, nodes: Nodes) -> None:
+        """Add arrays and groups by their metadata documents, where they are not there; inside `locked`."""
+        self._commits.add(nodes)
 
     def finish(self) -> None:
-        """Drop spare rows, note the time, and consolidate the metadata for fast opening."""
-        with self._claims:
-            self._reopen()
-            ids = self.run_ids
-            used = max((i + 1 for i, name in enumerate(ids) if name), default=0)
-            if used < len(ids):
-                self._resize(used)
-            self._arrays.clear()
-            self.group.attrs["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-            with warnings.catch_warnings():
-                # zarr says that consolidated metadata is not in the v3 specification; readers without it still work.
-                warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-                zarr.consolidate_metadata(self.group.store)
-        self._claims.clear()
-
-    def _array(self, name: str) -> "zarr.Array[Any]":
-        """Array of the group, remembered: finding it reads its metadata from disk."""
-        if name not in self._arrays:
-            # A shard is data even where it holds nothing but the fill value; looking for that costs more than zstd.
-            self._arrays[name] = self.group[name].with_config({"write_empty_chunks": True})
-        return self._arrays[name]
+        """End writing: where no other recorder is at work, cut spare rows and note the time."""
+        self._commits.finish()
 
     @property
     def _where(self) -> str:
@@ -302,51 +336,44 @@ class Store:
             raise unknown_name("leaf", name, self.leaves, where=self._where)
         return self.leaves[name]
 
-    def _check_held(self, row: int) -> None:
-        if not self._claims.holds(row):
+    def _record(self, row: int) -> RunRecord:
+        if row not in self._open:
             raise InvalidValueError(f"row {row} of {self._where} is not claimed by this recorder; call claim first")
+        return self._open[row]
 
-    def _check_takeover(self, row: int, run_id: str, request: str) -> None:
-        if bool(self.group["complete"][row]):
-            raise StoreMismatchError(f"run {run_id!r} of {self._where} is complete; choose another id")
-        stored = str(self.group["request"][row])
-        if stored != request:
+    def _put(self, name: str, row: int, values: NDArray[Any], region: tuple[slice, ...]) -> None:
+        """Write into a row; zarr would cut what lies beyond the array without a word."""
+        self._record(row)
+        # zarr reads what it writes a part of, which need not be there.
+        array = self.snapshot.lenient(name)
+        if row >= array.shape[0] or values.shape[1:] != tuple(
+            len(range(*part.indices(size))) for part, size in zip(region[1:], array.shape[1:], strict=True)
+        ):
             raise StoreMismatchError(
-                f"run {run_id!r} of {self._where} was begun with another request\n  store {stored}\n  got   {request}"
+                f"{name} of {self._where} has shape {array.shape}; values {values.shape} at row {row} do not fit"
             )
-
-    def _reopen(self) -> None:
-        """See what other recorders did to shapes; also drops consolidated metadata, which would go stale."""
-        self.group = zarr.open_group(self.group.store, mode="r+", use_consolidated=False)
-        self._arrays.clear()
-        if self.group.attrs.get("finished") is not None:
-            self.group.attrs["finished"] = None
-
-    def _resize(self, rows: int) -> None:
-        self._arrays.clear()
-        for _, array in self.group.members(max_depth=None):
-            if isinstance(array, zarr.Array) and (array.metadata.dimension_names or ("",))[0] == "run":
-                array.resize((rows, *array.shape[1:]))
-
-    def _sweep(self, row: int) -> None:
-        """Remove what a killed writer of this row left half written: files that were never renamed."""
-        if self.path is None or not isinstance(self.group.store, LocalStore):
-            return
-        for partial in Path(self.path).rglob(f"c/{row}/**/*.partial"):
-            partial.unlink()
+        write_inline(array, region, values)
 
     def _write_picture(self, name: str, row: int, image: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
-        self._check_held(row)
+        record = self._record(row)
         if image.shape != (*shape, 3) or image.dtype != np.uint8:
             raise StoreMismatchError(
                 f"{name} is {image.shape} {image.dtype}; {self._where} holds {(*shape, 3)} uint8: "
                 "record pictures of another size into another store"
             )
-        self.group[name][row] = image
+        self._put(name, row, image[None], (slice(row, row + 1), *(slice(None),) * image.ndim))
+        record.holds.append(name)
 
 
-def open_store(path: str | Path) -> Store:
-    """Open the attlas store at `path` (a folder or a URL that zarr knows), for reading or appending.
+def open_store(path: "str | Path | Backend | Storage", *, durable: bool = True) -> Store:
+    """Open the attlas store at `path`, for reading or appending.
+
+    Parameters
+    ----------
+    path
+        A folder, a URL or an archive, see `open_storage`; or a zarr store object.
+    durable
+        Whether writing waits for the disk.
 
     Raises
     ------
@@ -355,18 +382,35 @@ def open_store(path: str | Path) -> Store:
     StoreExistsError
         If something is there that is not an attlas store.
     SchemaVersionError
-        If a newer attlas wrote it.
+        If an attlas of another schema wrote it.
     StoreInvalidError
-        If its root breaks the schema; `validate_store` lists all problems.
+        If its metadata break the schema; `validate_store` lists all problems.
+    StorageError
+        If it cannot be read.
     """
-    text = str(path)
-    remote = "://" in text
-    if not remote and not Path(text).exists():
-        raise StoreNotFoundError(f"no store at {text}: nothing is there; give the folder that `attlas record` wrote")
-    if not remote and not (Path(text) / "zarr.json").is_file():
-        raise StoreExistsError(f"{text} is not an attlas store: it has no zarr.json; it was left untouched")
-    try:
-        group = zarr.open_group(text, mode="r" if remote else "r+", use_consolidated=False)
-    except (GroupNotFoundError, NodeTypeValidationError, FileNotFoundError) as err:
-        raise StoreExistsError(f"{text} is not an attlas store: {err}; it was left untouched") from err
-    return Store(group, text)
+    storage, text = _place(path, durable=durable)
+    data = read_root(storage)
+    if data is None:
+        if storage.folder is not None and not storage.folder.exists():
+            raise StoreNotFoundError(
+                f"no store at {text}: nothing is there; give the folder that `attlas record` wrote"
+            )
+        if storage.folder is None:
+            raise StoreNotFoundError(
+                f"no store at {storage.url}: it has no {ROOT}; give the URL that `attlas record` wrote"
+            )
+        raise StoreExistsError(f"{text} is not an attlas store: it has no {ROOT}; it was left untouched")
+    return Store(Snapshot(storage, data), text)
+
+
+def _place(path: "str | Path | Backend | Storage", *, durable: bool) -> tuple[Storage, str | None]:
+    if isinstance(path, Storage):
+        return path, path.url
+    if isinstance(path, Backend):
+        return ZarrStorage(path), None
+    return open_storage(path, durable=durable), str(path)
+
+
+def _valid(token: str) -> str:
+    """Give a token as text that can be stored: half of a surrogate pair becomes a question mark."""
+    return token.encode("utf-8", "replace").decode()

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import InvalidValueError
+from attlas.schemas.nodes import array_document
+from attlas.schemas.root import VOCABULARY, group_document
+from attlas.schemas.snapshot import Snapshot
 from attlas.schemas.variables import VOCABULARY_VARIABLES
 
-__all__ = ["GROUP", "Vocabulary", "read_vocabulary", "write_vocabulary"]
-
-GROUP = "vocabulary"
-"""Path of the group inside a store."""
+__all__ = ["Vocabulary", "read_vocabulary", "vocabulary_arrays"]
 
 
 @dataclass(frozen=True)
@@ -44,45 +42,41 @@ class Vocabulary:
                 )
 
 
-def write_vocabulary(group: zarr.Group, vocabulary: Vocabulary) -> None:
-    """Put a vocabulary into a new store; shorter words end in places of segment ``absent`` and NaN."""
+def vocabulary_arrays(vocabulary: Vocabulary) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray[Any]]]:
+    """Return metadata documents and values of the arrays of a vocabulary, by path.
+
+    Shorter words end in places of segment ``absent`` and NaN.
+    """
     longest = max(len(tokens) for tokens in vocabulary.tokens)
     features = vocabulary.embeddings[0].shape[1]
     embedding = np.full((len(vocabulary.words), longest, features), np.nan, np.float32)
     for place, values in enumerate(vocabulary.embeddings):
         embedding[place, : len(values)] = values
-    arrays: dict[str, Any] = {
+    arrays: dict[str, NDArray[Any]] = {
         "word": np.asarray(vocabulary.words, dtype=object),
         "word_token": _padded(vocabulary.tokens, longest, ""),
         "word_segment": _padded(vocabulary.segments, longest, "absent"),
         "word_embedding": embedding,
     }
-    node = group.require_group(GROUP)
+    nodes = {VOCABULARY: group_document({})}
     for variable in VOCABULARY_VARIABLES.values():
-        node.create_array(
-            variable.name,
-            shape=arrays[variable.name].shape,
-            dtype=variable.dtype,
-            chunks=arrays[variable.name].shape,
-            fill_value=variable.fill,
-            dimension_names=variable.dims,
-            attributes={"description": variable.meaning},
-            **codecs(variable),
-        )[...] = arrays[variable.name]
+        shape = arrays[variable.name].shape
+        nodes[f"{VOCABULARY}/{variable.name}"] = array_document(variable, shape, shape)
+    return nodes, {f"{VOCABULARY}/{name}": values for name, values in arrays.items()}
 
 
-def read_vocabulary(group: zarr.Group) -> Vocabulary | None:
+def read_vocabulary(snapshot: Snapshot) -> Vocabulary | None:
     """Vocabulary of a store, or None where it has none."""
-    if GROUP not in group:
+    if VOCABULARY not in snapshot.doc.nodes:
         return None
-    node: Any = group[GROUP]
-    segments = node["word_segment"][...]
+    held = {name: snapshot.read(f"{VOCABULARY}/{name}") for name in VOCABULARY_VARIABLES}
+    segments = held["word_segment"]
     lengths = (segments != "absent").sum(1)
     return Vocabulary(
-        tuple(str(word) for word in node["word"][...]),
-        tuple(tuple(str(t) for t in row[:n]) for row, n in zip(node["word_token"][...], lengths, strict=True)),
+        tuple(str(word) for word in held["word"]),
+        tuple(tuple(str(t) for t in row[:n]) for row, n in zip(held["word_token"], lengths, strict=True)),
         tuple(tuple(str(s) for s in row[:n]) for row, n in zip(segments, lengths, strict=True)),
-        tuple(row[:n] for row, n in zip(node["word_embedding"][...], lengths, strict=True)),
+        tuple(row[:n] for row, n in zip(held["word_embedding"], lengths, strict=True)),
     )
 
 

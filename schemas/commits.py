@@ -1,0 +1,243 @@
+"""How runs enter the run table: claimed, noted when they are finished, and made visible by whoever has the turn.
+
+A finished run is noted beside the store in one atomic act, without waiting for anybody. Whoever has the turn next puts
+all noted runs into the columns and sets their flags last: so a writer may die at any moment, and two never meet.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attlas.schemas.errors import RunTakenError, StoreNotFoundError
+from attlas.schemas.growth import add_nodes, grow, purge, shrink
+from attlas.schemas.notes import Notes
+from attlas.schemas.records import RunRecord
+from attlas.schemas.root import Nodes, read_root
+from attlas.schemas.snapshot import Snapshot
+from attlas.schemas.variables import LEAF_VARIABLES, ROOT_VARIABLES
+
+__all__ = ["Commits"]
+
+COLUMNS = ("seed", "prompt", "request", "holds", "run")
+CLOCK = ("step", "timestep", "sigma")
+TOKENS = tuple(name for name, variable in LEAF_VARIABLES.items() if variable.group == "tokens")
+
+
+class Commits:
+    """The writing side of one open store.
+
+    Attributes
+    ----------
+    snapshot
+        The store as this writer last saw it.
+    notes
+        What writers note beside it.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.notes = Notes(snapshot.storage)
+        self._complete: NDArray[np.bool_] = np.zeros(0, bool)
+        self._rows: dict[str, int] = {}
+        self._begun: dict[str, int] = {}
+        self._held: set[int] = set()
+
+    @contextmanager
+    def turn(self, *, wait: bool = True) -> Iterator[bool]:
+        """Be the only writer inside the ``with``, and see what the others did."""
+        with self.notes.turn(wait=wait) as mine:
+            if mine:
+                self._refresh()
+            yield mine
+
+    def take(self, runs: Sequence[RunRecord], capacity: int) -> list[int | RunTakenError]:
+        """Claim a row for each run; an error in its place says why one cannot be had."""
+        with self.turn():
+            return [self._take(run, capacity - place) for place, run in enumerate(runs)]
+
+    def holds(self, row: int) -> bool:
+        """Whether this writer claimed the row."""
+        return row in self._held
+
+    def commit(self, records: Mapping[int, RunRecord], *, wait: bool) -> None:
+        """Note runs as finished, once all that they stored is on disk, and put them into the run table.
+
+        Without `wait` that is left to another writer where it has the turn.
+        """
+        self.snapshot.storage.flush()
+        for row, record in records.items():
+            self.notes.finish(row, record)
+        self._held -= set(records)
+        # Taking the turn does all that is noted.
+        with self.turn(wait=wait):
+            pass
+
+    def drop(self, row: int) -> None:
+        """Give a row up, and remove what was stored there."""
+        if row in self._held:
+            purge(self.snapshot, row)
+            self.notes.drop(row)
+            self._held.discard(row)
+
+    def add(self, nodes: Nodes) -> None:
+        """Add arrays and groups that are not there yet; the caller has the turn."""
+        new = {path: node for path, node in nodes.items() if path not in self.snapshot.doc.nodes}
+        if new:
+            self.snapshot = add_nodes(self.snapshot, new)
+
+    def finish(self) -> None:
+        """Cut spare rows, and remove what dead writers left, where no other writer lives."""
+        with self.turn():
+            if self.notes.alone:
+                for row, claim in self.notes.claims().items():
+                    if row not in self._held and not self.notes.lives(claim):
+                        purge(self.snapshot, row)
+                        self.notes.drop(row)
+                if not self._held:
+                    last = max([*np.flatnonzero(self._complete), *self._begun.values()], default=-1)
+                    self.snapshot = shrink(self.snapshot, int(last) + 1, _now())
+                    self._complete = self._complete[: int(last) + 1]
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the notes where nobody is at work."""
+        if not self._held:
+            with self.notes.turn():
+                self.notes.tidy()
+            self.notes.leave()
+
+    def mark_incomplete(self, rows: Iterable[int]) -> None:
+        """Take runs out of those that readers see; the caller has the turn."""
+        for row in rows:
+            self._complete[row] = False
+        self.snapshot.table.write("complete", dict.fromkeys(rows, False), self._complete)
+        self.snapshot.storage.flush()
+
+    def _take(self, run: RunRecord, capacity: int) -> int | RunTakenError:
+        where = self.snapshot.storage.url
+        if run.run in self._rows:
+            return self._complete_already(run)
+        claims = self.notes.claims()
+        row = next((row for row, claim in claims.items() if claim.run == run.run), None)
+        if row is not None and (row in self._held or self.notes.lives(claims[row])):
+            return RunTakenError(f"run {run.run!r} of {where} is being recorded by another recorder")
+        if row is None:
+            row = self._begun.get(run.run, None)
+        if row is None:
+            row = self._free(claims)
+        if row >= self.snapshot.doc.rows:
+            self._grow(row + 1, capacity)
+        if row in claims:
+            # Who began it died; pictures and annotations may be others now.
+            purge(self.snapshot, row)
+        self.notes.claim(row, run.run, run.request)
+        self._held.add(row)
+        return row
+
+    def _complete_already(self, run: RunRecord) -> RunTakenError:
+        where = self.snapshot.storage.url
+        stored = str(self.snapshot.read("request", self._rows[run.run]))
+        if stored != run.request:
+            return RunTakenError(
+                f"run {run.run!r} of {where} was recorded from another request; give this one another id\n"
+                f"  store {stored}\n  got   {run.request}"
+            )
+        return RunTakenError(f"run {run.run!r} of {where} is complete; choose another id")
+
+    def _free(self, claims: Mapping[int, Any]) -> int:
+        """First row that nothing is in and nobody is at work on."""
+        taken = {*claims, *self._begun.values()}
+        free = (int(row) for row in np.flatnonzero(~self._complete) if int(row) not in taken)
+        beyond = max([len(self._complete), *(row + 1 for row in taken)])
+        return next(free, beyond)
+
+    def _grow(self, needed: int, capacity: int) -> None:
+        self.snapshot = grow(self.snapshot, needed, capacity)
+        self._complete = np.append(self._complete, np.zeros(self.snapshot.doc.rows - len(self._complete), bool))
+
+    def _refresh(self) -> None:
+        """See what others did, and put into the run table what is finished."""
+        data = read_root(self.snapshot.storage)
+        if data is None:
+            raise StoreNotFoundError(f"{self.snapshot.storage.url} is gone: it was moved or removed while it was open")
+        if data != self.snapshot.data:
+            self.snapshot = Snapshot(self.snapshot.storage, data)
+        self._see_table()
+        self._enter(self.notes.finished())
+
+    def _see_table(self) -> None:
+        """Read the blocks in which runs may have been completed since."""
+        rows = self.snapshot.doc.rows
+        known = self._complete[:rows]
+        self._complete = np.append(known, np.zeros(rows - len(known), bool))
+        flags = self.snapshot.array("complete")
+        block = flags.chunks[0]
+        for start in range(0, rows, block):
+            part = slice(start, min(start + block, rows))
+            if self._complete[part].all():
+                continue
+            seen = self.snapshot.table.complete(part)
+            if start < len(known) and np.array_equal(seen, self._complete[part]):
+                continue
+            self._complete[part] = seen
+            labels = self.snapshot.lenient("run")[part]
+            for row, label in enumerate(labels, start):
+                if label:
+                    (self._rows if self._complete[row] else self._begun)[str(label)] = row
+        for label in self._rows.keys() & self._begun.keys():
+            del self._begun[label]
+
+    def _enter(self, finished: Mapping[int, RunRecord]) -> None:
+        """Put finished runs into the run table; their flags come last."""
+        new = {row: run for row, run in finished.items() if row < len(self._complete) and not self._complete[row]}
+        if new:
+            table = self.snapshot.table
+            for name, entries in self._columns(new).items():
+                table.write(name, entries, self._complete)
+            self.snapshot.storage.flush()
+            table.write("complete", dict.fromkeys(new, True), self._complete)
+            self.snapshot.storage.flush()
+            for row, run in new.items():
+                self._complete[row] = True
+                self._rows[run.run] = row
+                self._begun.pop(run.run, None)
+        for row in finished:
+            self.notes.forget(row)
+
+    def _columns(self, runs: Mapping[int, RunRecord]) -> dict[str, dict[int, Any]]:
+        """Entries of every column by row; the label last, so that no row has one alone."""
+        columns: dict[str, dict[int, Any]] = {}
+        for name, leaf in self.snapshot.leaves.items():
+            if leaf.has_tokens:
+                for column in TOKENS:
+                    variable = LEAF_VARIABLES[column]
+                    shape = (len(self.snapshot.branches), leaf.keys)
+                    columns[f"{name}/{column}"] = {
+                        row: _tokens(run.tokens.get(name, {}), column, variable.fill, shape)
+                        for row, run in runs.items()
+                    }
+        for name in CLOCK:
+            fill = ROOT_VARIABLES[name].fill
+            columns[name] = {row: run.clock.get(name, fill) for row, run in runs.items()}
+        told = {row: {**vars(run), "holds": _listed(run.holds)} for row, run in runs.items()}
+        return columns | {name: {row: entry[name] for row, entry in told.items()} for name in COLUMNS}
+
+
+def _tokens(branches: Mapping[str, Mapping[str, Any]], column: str, fill: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    made = np.full(shape, fill, dtype=object if isinstance(fill, str) else "i4")
+    for branch, columns in branches.items():
+        made[int(branch)] = columns[column]
+    return made
+
+
+def _listed(names: Sequence[str]) -> str:
+    return json.dumps(sorted(names))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,111 @@
+"""Changes of a store's metadata: more rows, new arrays, fewer rows at the end; the root document makes each visible.
+
+Every array has its metadata in a file of its own too, for readers of single arrays. These files are written before the
+root document when a store grows, and after it when it shrinks, so that they never fall short of it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from attlas.schemas.inline import write_inline
+from attlas.schemas.root import ROOT, Nodes, RootDocument, array_file, has_runs, node_bytes
+from attlas.schemas.snapshot import Snapshot
+from attlas.schemas.storage import Storage
+
+__all__ = ["add_nodes", "grow", "publish", "purge", "shrink"]
+
+STEP = 1024
+"""Most rows that are added for runs to come that nobody has announced."""
+
+
+def grow(old: Snapshot, needed: int, capacity: int) -> Snapshot:
+    """Make room for `needed` rows, for `capacity` more runs after these; the caller has the turn.
+
+    Where nobody knows how many runs will come, rows are doubled.
+    """
+    rows = max(needed + max(0, capacity - 1), old.doc.rows + min(STEP, max(8, old.doc.rows)))
+    doc = old.doc.with_rows(rows).with_attributes(finished=None)
+    made = Snapshot(old.storage, doc.to_bytes())
+    flags = made.lenient("complete")
+    block = flags.chunks[0]
+    for number in range(math.ceil(old.doc.rows / block), math.ceil(rows / block)):
+        part = slice(number * block, min((number + 1) * block, rows))
+        write_inline(flags, (part,), np.zeros(part.stop - part.start, bool))
+    publish(old.storage, old.doc, doc)
+    return made
+
+
+def add_nodes(old: Snapshot, nodes: Nodes) -> Snapshot:
+    """Add arrays and groups, or replace their metadata; the caller has the turn."""
+    doc = old.doc.with_nodes(nodes)
+    made = Snapshot(old.storage, doc.to_bytes())
+    publish(old.storage, old.doc, doc)
+    return made
+
+
+def shrink(old: Snapshot, rows: int, finished: str) -> Snapshot:
+    """Cut the run axis at `rows`, and say when; the caller has the turn, and no other writer lives."""
+    doc = old.doc.with_rows(rows).with_attributes(finished=finished)
+    made = Snapshot(old.storage, doc.to_bytes())
+    old.storage.put(ROOT, made.data)
+    for path, node in old.doc.nodes.items():
+        if has_runs(node):
+            block, rest = _blocks(node)
+            for number in range(math.ceil(rows / block), math.ceil(old.doc.rows / block) if block > 1 else 0):
+                _delete(old.storage, path, number, rest)
+    repair_files(old.storage, doc)
+    return made
+
+
+def publish(storage: Storage, old: RootDocument | None, new: RootDocument) -> None:
+    """Write what changed, and the root document last."""
+    for path, node in new.nodes.items():
+        if old is None or old.nodes.get(path) != node:
+            storage.put(array_file(path), node_bytes(node), sync=False)
+    storage.flush()
+    storage.put(ROOT, new.to_bytes())
+
+
+def repair_files(storage: Storage, doc: RootDocument) -> list[str]:
+    """Write metadata files of arrays and groups anew that differ from the root document; return their names."""
+    changed = []
+    for path, node in doc.nodes.items():
+        data = node_bytes(node)
+        if storage.get(array_file(path)) != data:
+            storage.put(array_file(path), data, sync=False)
+            changed.append(array_file(path))
+    storage.flush()
+    return changed
+
+
+def purge(snapshot: Snapshot, row: int) -> None:
+    """Remove what an unfinished run has stored at `row`: its shards, pictures and annotations."""
+    for path, node in snapshot.doc.nodes.items():
+        if has_runs(node):
+            block, rest = _blocks(node)
+            if block == 1 and len(node["shape"]) > 0:
+                _delete(snapshot.storage, path, row, rest)
+
+
+def chunk_names(path: str, node: Mapping[str, Any], row: int) -> list[str]:
+    """Names of the chunks of an array that hold a row."""
+    block, rest = _blocks(node)
+    return [_name(path, (row // block, *place)) for place in np.ndindex(*rest)]
+
+
+def _blocks(node: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+    """Rows in a chunk, and the number of chunks along the other axes."""
+    chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
+    return chunk[0], tuple(math.ceil(size / part) for size, part in zip(node["shape"][1:], chunk[1:], strict=True))
+
+
+def _delete(storage: Storage, path: str, number: int, rest: tuple[int, ...]) -> None:
+    for place in np.ndindex(*rest):
+        storage.delete(_name(path, (number, *place)))
+
+
+def _name(path: str, place: tuple[int, ...]) -> str:
+    return f"{path}/c.{'.'.join(map(str, place))}"
