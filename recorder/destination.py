@@ -1,8 +1,6 @@
 """Where a recording goes: a store that is there and fits, or a new one."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +9,19 @@ from typing import TypeAlias
 from zarr.abc.store import Store as Backend
 
 from attlas.schemas import Leaf, Manifest, Store, create_store, leaf_names, open_store
-from attlas.schemas.errors import AttlasError, InvalidValueError, ObservationError, StoreMismatchError
+from attlas.schemas.errors import (
+    AttlasError,
+    InvalidValueError,
+    ObservationError,
+    StorageError,
+    StoreExistsError,
+    StoreMismatchError,
+    StoreNotFoundError,
+)
+from attlas.schemas.notes import Notes
+from attlas.schemas.root import ROOT
+from attlas.schemas.storage import open_storage
+from attlas.schemas.vocabulary import Vocabulary
 
 __all__ = [
     "Target",
@@ -33,17 +43,23 @@ def storing(path: Target, what: str) -> Iterator[None]:
     """Turn an error of the disk into one that says what it means for the recording."""
     try:
         yield
-    except AttlasError:
-        raise
-    except (OSError, KeyError) as err:
-        if isinstance(path, str | Path) and not (Path(path) / "zarr.json").is_file():
+    except OSError as err:
+        if isinstance(err, AttlasError) and not isinstance(err, StorageError | StoreNotFoundError):
+            raise
+        if isinstance(path, str | Path) and _gone(path):
             raise ObservationError(f"the store {path} vanished while {what} was recorded; record again") from err
-        # zarr says KeyError for an array that is not there.
-        problem = f"{err} is not there" if isinstance(err, KeyError) else str(err)
         raise ObservationError(
-            f"writing {what} to {name_of(path)} failed: {problem}; complete runs there are intact: mend the cause "
+            f"writing {what} to {name_of(path)} failed: {err}; complete runs there are intact: mend the cause "
             "and record again, it goes on where it stopped"
         ) from err
+
+
+def _gone(path: str | Path) -> bool:
+    """Whether no store is at a place that can be read."""
+    try:
+        return open_storage(path).size(ROOT) is None
+    except StorageError:
+        return False
 
 
 def open_matching(path: Target, manifest: Manifest) -> Store | None:
@@ -61,11 +77,16 @@ def open_matching(path: Target, manifest: Manifest) -> Store | None:
         return path
     if not isinstance(path, str | Path):
         return None
-    if "://" in str(path):
-        raise InvalidValueError(f"{path} is a URL; a recording needs a local folder, which can be copied afterwards")
-    if not Path(path).exists():
-        _check_parent(Path(path))
-        return None
+    storage = open_storage(path)
+    if not storage.writable:
+        raise InvalidValueError(
+            f"{path} can only be read; a recording needs a folder or an object store (s3://, gs://, az://)"
+        )
+    if storage.size(ROOT) is None:
+        if storage.folder is not None:
+            _check_parent(storage.folder)
+        if storage.folder is None or not storage.folder.exists() or Notes(storage).half_made:
+            return None
     store = open_store(path)
     _check_manifest(store, manifest)
     return store
@@ -80,33 +101,33 @@ def make_store(
     image_shape: tuple[int, int],
     reference_shape: tuple[int, int] | None,
     frames: int | None,
+    vocabulary: Vocabulary | None,
     fill: Callable[[Store], None],
 ) -> Store:
-    """Create the store in one step: it is laid out under another name and renamed when it is whole.
+    """Create the store; of two recorders that begin at once the second finds the first's.
 
-    `fill` puts in what belongs to no run. So a killed recorder leaves no half-made store, and of two that begin at
-    once the second finds the first's.
+    `fill` puts in what belongs to no run, before anybody can see the store.
     """
-    details = (manifest, leaves, branches, len(kept), image_shape, reference_shape)
     if isinstance(path, Store):
         return path
-    if not isinstance(path, str | Path):
-        made = create_store(path, *details, t_labels=kept, frames=frames)
-        fill(made)
-        return made
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        fill(create_store(draft, *details, t_labels=kept, frames=frames))
-        try:
-            draft.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    store = open_store(target)
+        return create_store(
+            path,
+            manifest,
+            leaves,
+            branches,
+            len(kept),
+            image_shape,
+            reference_shape,
+            t_labels=kept,
+            frames=frames,
+            vocabulary=vocabulary,
+            fill=fill,
+        )
+    except StoreExistsError:
+        if not isinstance(path, str | Path):
+            raise
+    store = open_store(path)
     _check_manifest(store, manifest)
     return store
 
@@ -122,9 +143,8 @@ def check_geometry(
 ) -> None:
     """Check that a run of this geometry fits into `store`; every difference is named at once."""
     different = []
-    labels = tuple(int(label) for label in store.group["t"][...])
     pairs = {
-        "calls": (labels, kept),
+        "calls": (store.t_labels, kept),
         "branches": (store.branches, branches),
         "picture size": (store.image_shape, image_shape),
         "reference size": (store.reference_shape, reference_shape),
@@ -159,9 +179,9 @@ def name_of(path: Target) -> str:
 
 
 def check_present(store: Store) -> None:
-    """Raise what `storing` understands if the store's folder went away while it was written."""
-    if store.path is not None and not (Path(store.path) / "zarr.json").is_file():
-        raise FileNotFoundError(store.path)
+    """Raise what `storing` understands if the store went away while it was written."""
+    if store.storage.size(ROOT) is None:
+        raise FileNotFoundError(store.storage.url)
 
 
 def _check_parent(path: Path) -> None:

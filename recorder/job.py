@@ -20,8 +20,9 @@ from attlas.recorder.sink import Sink
 from attlas.recorder.take import Geometry
 from attlas.recorder.vocabulary import key_projection
 from attlas.schemas import Leaf, Manifest, Store
-from attlas.schemas.errors import CaptureError, ObservationError
-from attlas.schemas.vocabulary import Vocabulary, write_vocabulary
+from attlas.schemas.errors import CaptureError, ObservationError, RunTakenError
+from attlas.schemas.records import RunRecord
+from attlas.schemas.vocabulary import Vocabulary
 from attlas.schemas.words import covered, spans
 
 __all__ = ["Annotate", "Job"]
@@ -95,15 +96,13 @@ class Job:
         )
         with storing(self._path, "the store"):
             if self.store is None:
-                self.store = make_store(self._path, self._manifest, *fit, self._fill)
+                self.store = make_store(self._path, self._manifest, *fit, self._vocabulary, self._fill)
             check_geometry(self.store, *fit)
         self._put(partial(self._claim, self.store))
         return self._deliver
 
     def _fill(self, store: Store) -> None:
-        """Put into a new store what belongs to no run: the vocabulary, and W_k of leaves that hold it."""
-        if self._vocabulary is not None:
-            write_vocabulary(store.group, self._vocabulary)
+        """Put into a new store what belongs to no run: W_k of leaves that hold it."""
         for name, leaf in store.leaves.items():
             if leaf.features:
                 modules = [self._subject.denoiser.get_submodule(path) for path in leaf.layers]
@@ -213,20 +212,16 @@ class Job:
 
     def _claim(self, store: Store) -> None:
         request = self._request
-        left = self._capacity
-        for place, run in enumerate(request.ids):
-            if run not in self._wanted:
-                self._rows.append(None)
-                continue
-            row = store.claim(
-                run,
-                seed=request.seeds[place],
-                prompt=request.prompts[place] or "",
-                request=request.text,
-                capacity=max(1, left),
-            )
-            self._rows.append(row)
-            left -= 1
+        places = [place for place, run in enumerate(request.ids) if run in self._wanted]
+        runs = [
+            RunRecord(request.ids[place], request.seeds[place], request.prompts[place] or "", request.text)
+            for place in places
+        ]
+        self._rows = [None] * request.pictures
+        for place, row in zip(places, store.claim_all(runs, capacity=self._capacity), strict=True):
+            if isinstance(row, RunTakenError):
+                raise row
+            self._rows[place] = row
         self._scribe = Scribe(store, self._rows)
 
     def _write(self, copied: Copied) -> None:
@@ -257,7 +252,7 @@ class Job:
                     ends=label.ends,
                     chunks=label.chunks,
                 )
-        kept = [int(call) for call in store.group["t"][...]]
+        kept = store.t_labels
         for place, row in enumerate(self._rows):
             if row is None:
                 continue
@@ -266,7 +261,7 @@ class Job:
             if self._request.references is not None:
                 store.write_reference(row, self._request.references[place])
             store.write_annotations(row, annotations[place])
-            store.complete_run(row)
+        store.complete_runs([row for row in self._rows if row is not None])
         self.done = True
         self._scribe = None
 

@@ -18,12 +18,12 @@ def missing_runs(store: Store, requests: Iterable[Request]) -> list[tuple[Reques
     StoreMismatchError
         If the store has a run of such an id from another request.
     """
-    texts = (str(text) for text in store.group["request"][...])
+    texts = (str(text) for text in store.column("request"))
     held = dict(zip(store.run_ids, zip(store.complete, texts, strict=True), strict=True))
     missing = []
     for request in requests:
         for run in request.ids:
-            if run in held and held[run][1] != request.text:
+            if run in held and held[run][0] and held[run][1] != request.text:
                 raise StoreMismatchError(
                     f"run {run!r} of {store.path or 'the store in memory'} was recorded from another request; give "
                     f"this one another id\n  store {held[run][1]}\n  got   {request.text}"

@@ -132,8 +132,8 @@ class Commits:
             row = self._free(claims)
         if row >= self.snapshot.doc.rows:
             self._grow(row + 1, capacity)
-        if row in claims:
-            # Who began it died; pictures and annotations may be others now.
+        if row in claims or row in self._begun.values():
+            # Whatever was stored there is not this run's: pictures and annotations may be others.
             purge(self.snapshot, row)
         self.notes.claim(row, run.run, run.request)
         self._held.add(row)

@@ -157,7 +157,7 @@ def has_runs(node: Mapping[str, Any]) -> bool:
 
 def node_bytes(node: Mapping[str, Any]) -> bytes:
     """Return a metadata document as it is stored."""
-    return json.dumps(node, indent=1).encode()
+    return json.dumps(node).encode()
 
 
 def array_file(path: str) -> str:

@@ -64,12 +64,15 @@ class Snapshot:
     @cached_property
     def group(self) -> zarr.Group:
         """Root group; reading a chunk that is not there raises `CorruptDataError`."""
-        return zarr.open_group(self._strict, mode="r", use_consolidated=True)
+        return self._grouped(self._strict)
 
     @cached_property
     def lenient_group(self) -> zarr.Group:
         """Root group in which a chunk that is not there is fill values."""
-        return zarr.open_group(self._lenient, mode="r", use_consolidated=True)
+        return self._grouped(self._lenient)
+
+    def _grouped(self, adapter: StorageAdapter) -> zarr.Group:
+        return zarr.open_group(adapter, mode="r+" if self.storage.writable else "r", use_consolidated=True)
 
     def array(self, name: str) -> "zarr.Array[Any]":
         """Array by path; an absent chunk raises."""
