@@ -53,7 +53,7 @@ def encode(
     mask: Tensor | None,
     *,
     dense: bool | Tensor,
-    total: Tensor | None = None,
+    totals: tuple[Tensor, Tensor] | None = None,
     rest: Tensor | None = None,
 ) -> Encoded:
     """Compute ln of the attention, its normaliser and both means.
@@ -66,8 +66,9 @@ def encode(
         None, or added to the logits: float32, broadcasts to (head, query, key); -inf takes a key out.
     dense
         Whether ``log_attention`` is wanted; or where to put it, float16 (head, query, key).
-    total
-        Where given, float32 (head, query, key): the attention is added to it.
+    totals
+        Where given, two of float32 (head, query, key): the softmax over keys is added to the first, that over queries
+        to the second.
     rest
         Where given, (head, key, channel): keys that the softmax over keys counts, and that nothing is kept of. The
         mask says nothing of them.
@@ -75,7 +76,7 @@ def encode(
     Returns
     -------
     NaN in Q or K gives NaN. A key that is masked for every query has no softmax over queries and counts as 0 in
-    ``r2g``.
+    ``r2g`` and in the second of `totals`.
 
     Examples
     --------
@@ -110,7 +111,7 @@ def encode(
                 out.g2r[part],
                 out.r2g[part],
             ),
-            None if total is None else total[part],
+            None if totals is None else (totals[0][part], totals[1][part]),
             memory,
         )
         group.encode()
@@ -149,11 +150,11 @@ class _Heads:
     rest: Tensor | None
     mask: Tensor | None
     out: Encoded
-    total: Tensor | None
+    totals: tuple[Tensor, Tensor] | None
     memory: _Memory
 
     def encode(self) -> None:
-        """Fill `out` and add to `total`."""
+        """Fill `out` and add to `totals`."""
         queries, keys = self.query.shape[1], self.key.shape[1]
         kept = queries * keys <= WHOLE or self.memory.rows >= queries
         shifted = not self._bound() <= HIGHEST
@@ -177,14 +178,17 @@ class _Heads:
         if exact or not bool((columns > SMALLEST).all()):
             highest, columns = self._columns_exactly()
             kept = False
-        weights = columns.reciprocal_().div_(keys)
+        over_columns = columns.reciprocal_()
         for number, rows in enumerate(self._blocks()):
             if kept:
                 exponential, scales = self._room(rows, kept), torch.exp2(tops[number] - highest)
             else:
-                exponential, scales = self._logits(rows, self._room(rows, kept)), torch.ones(len(weights), 1)
+                exponential, scales = self._logits(rows, self._room(rows, kept)), torch.ones(len(columns), 1)
                 exponential.sub_(highest[:, None]).exp2_()
-            means = [torch.mv(*pair) for pair in zip(exponential, weights * scales, strict=True)]
+            weights = over_columns * scales
+            if self.totals is not None:
+                self.totals[1][:, rows].addcmul_(exponential, weights[:, None])
+            means = [torch.mv(*pair) for pair in zip(exponential, weights / keys, strict=True)]
             self.out.r2g[:, rows] = torch.stack(means)
 
     def _over_keys(self, rows: slice, shifted: bool, kept: bool) -> tuple[Tensor | None, Tensor]:
@@ -213,8 +217,8 @@ class _Heads:
         torch.mul(logarithm + top, LN_2, out=self.out.logsumexp[:, rows])
         over_sums = sums.reciprocal_()
         self.out.g2r += torch.bmm(over_sums[:, None], exponential)[:, 0]
-        if self.total is not None:
-            self.total[:, rows].addcmul_(exponential, over_sums[..., None])
+        if self.totals is not None:
+            self.totals[0][:, rows].addcmul_(exponential, over_sums[..., None])
         if self.out.log_attention is not None:
             self.out.log_attention[:, rows] = logits.sub_(logarithm[..., None]).mul_(LN_2)
         return exponential, top
@@ -234,8 +238,8 @@ class _Heads:
             self.out.log_attention[:, rows] = log_attention
         attention = log_attention.exp_()
         self.out.g2r += attention.sum(1)
-        if self.total is not None:
-            self.total[:, rows] += attention
+        if self.totals is not None:
+            self.totals[0][:, rows] += attention
 
     def _columns_exactly(self) -> tuple[Tensor, Tensor]:
         """Give the highest logit of each key, and its sum over queries with that taken off."""

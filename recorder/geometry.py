@@ -122,6 +122,7 @@ def _leaf(pipe: Any, family: Family, members: list[SiteShape], capture: Capture,
         masked=first.masked == "keys",
         partial=first.partial,
         features=first.features if encoding in ("factors", "both") and first.site.kind == "text" else 0,
+        separate_branches=family.passes is not None,
     )
 
 

@@ -5,7 +5,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attlas.recorder.copies import Held
@@ -15,6 +17,9 @@ from attlas.schemas import Leaf, Store, round_factors
 from attlas.schemas.errors import ObservationError
 
 __all__ = ["Copied", "Scribe"]
+
+MEANS = ("attention_mean", "attention_mean_r2g")
+"""Arrays whose sums over t are held until the run's last call: of the softmax over keys, and over queries."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Scribe:
     """
 
     def __init__(self, store: Store, rows: Sequence[int | None]) -> None:
+        self._store = store
         self._buffers = ShardBuffers(store)
         self._rows = tuple(rows)
         self._calls = store.calls
@@ -65,9 +71,15 @@ class Scribe:
             for name, leaf in store.leaves.items()
             for layer, path in enumerate(leaf.layers)
         }
-        self._variables = {name: {v.name for v in leaf.variables()} for name, leaf in store.leaves.items()}
+        self._variables = {name: {v.name: v for v in leaf.variables()} for name, leaf in store.leaves.items()}
         self._keys: dict[tuple[str, str, int], Tensor] = {}
         self._totals: dict[tuple[str, str, int, int], tuple[Tensor, int]] = {}
+        self._computed: dict[tuple[str, int], NDArray[np.bool_]] = {
+            (name, row): np.zeros((len(store.branches), store.calls, len(leaf.layers)), bool)
+            for name, leaf in store.leaves.items()
+            for row in self._rows
+            if row is not None
+        }
 
     def write(self, copied: Copied) -> None:
         """Encode one call and put it where it belongs."""
@@ -87,6 +99,7 @@ class Scribe:
                 if row is None:
                     continue
                 place = _Place(name, layer, row, copied.branch + number, copied.t)
+                self._computed[name, row][place.branch, place.t, layer] = True
                 if factors is not None:
                     self._put(place, "query_vectors", factors[0][number, picture])
                     if leaf.keys_vary or copied.t == 0:
@@ -102,9 +115,11 @@ class Scribe:
                 )
 
     def finish(self) -> None:
-        """Check that every shard was written."""
+        """Check that every shard was written, and write what computed."""
         if self._buffers.unfinished:
             raise ObservationError(f"the run ended with incomplete arrays: {', '.join(self._buffers.unfinished)}")
+        for (name, row), computed in self._computed.items():
+            self._store.write(name, "computed", row, computed)
 
     def _encode(
         self,
@@ -117,16 +132,17 @@ class Scribe:
         rest: Tensor | None,
     ) -> None:
         """Encode one branch of one picture: dims (head, token, channel)."""
-        total, count = None, 0
+        totals, count = None, 0
         at = (copied.kind, copied.path, place.branch, place.row)
         if leaf.has_mean:
-            total, count = self._totals.pop(at, (None, 0))
-            total = torch.zeros(leaf.heads, leaf.queries, leaf.keys) if total is None else total
+            totals, count = self._totals.pop(at, (None, 0))
+            totals = torch.zeros(2, leaf.heads, leaf.queries, leaf.keys) if totals is None else totals
         with ExitStack() as stack:
             dense: bool | Tensor = False
             if "log_attention" in self._variables[place.leaf]:
                 dense = torch.from_numpy(stack.enter_context(self._buffers.place(**place.of("log_attention"))))
-            encoded = encode(query, key, mask, dense=dense, total=total, rest=rest)
+            sums = None if totals is None else (totals[0], totals[1])
+            encoded = encode(query, key, mask, dense=dense, totals=sums, rest=rest)
             if not bool(torch.isfinite(encoded.logsumexp).all()):
                 raise ObservationError(
                     f"the attention of {copied.path} is not finite in call {copied.call}: the model computed NaN or "
@@ -135,10 +151,12 @@ class Scribe:
         for variable in ("logsumexp", "g2r", "r2g"):
             if variable in self._variables[place.leaf]:
                 self._put(place, variable, getattr(encoded, variable))
-        if total is not None and count + 1 == self._calls:
-            self._put(place, "attention_mean", total.div_(self._calls).half())
-        elif total is not None:
-            self._totals[at] = (total, count + 1)
+        if totals is not None and count + 1 == self._calls:
+            for variable, total in zip(MEANS, totals, strict=True):
+                scale = self._variables[place.leaf][variable].scale
+                self._put(place, variable, total.div_(self._calls * scale).half())
+        elif totals is not None:
+            self._totals[at] = (totals, count + 1)
 
     def _rounded(self, query: Tensor, key: Tensor, leaf: Leaf) -> tuple[Tensor, Tensor]:
         """Q and K in float16, on the grid of the store's precision."""
@@ -178,7 +196,7 @@ class _Place:
 
     def of(self, variable: str) -> dict[str, Any]:
         """Arguments for `ShardBuffers`."""
-        t = 0 if variable == "attention_mean" else self.t
+        t = 0 if variable in MEANS else self.t
         return {**asdict(self), "variable": variable, "t": t}
 
 

@@ -1,6 +1,6 @@
 """Arrays gathered until a whole shard of the store is full, then written once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,14 @@ from attlas.schemas.layout import ArrayLayout
 
 __all__ = ["ShardBuffers"]
 
-_Place = tuple[str, str, int, int, int]
+_Place = tuple[str, str, int, int, int, int]
 
 
 class ShardBuffers:
-    """Open shards of the runs that are being recorded. Memory is one shard for each layer and array."""
+    """Open shards of the runs that are being recorded.
+
+    Memory is one shard for each array, and for each layer and branch where these have shards of their own.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,16 +44,17 @@ class ShardBuffers:
         layout = self._layout(leaf, variable)
         t0 = t - t % layout.t_block
         layer0 = layer - layer % layout.layer_block
-        place = (leaf, variable, row, t0, layer0)
+        branch0 = branch - branch % layout.branch_block
+        place = (leaf, variable, row, branch0, t0, layer0)
         if place not in self._open:
-            self._open[place] = self._empty(layout, t0, layer0)
+            self._open[place] = self._empty(layout, {"branch": branch0, "t": t0, "layer": layer0})
         shard, missing = self._open[place]
-        at = {"branch": branch, "t": t - t0, "layer": layer - layer0}
+        at = {"branch": branch - branch0, "t": t - t0, "layer": layer - layer0}
         yield shard[tuple(at.get(dim, slice(None)) for dim in layout.dims[1:])]
         self._open[place] = (shard, missing - 1)
         if missing == 1:
             del self._open[place]
-            self._store.write(leaf, variable, row, shard, t0=t0, layer0=layer0)
+            self._store.write(leaf, variable, row, shard, t0=t0, layer0=layer0, branch0=branch0)
 
     @property
     def unfinished(self) -> list[str]:
@@ -63,9 +67,8 @@ class ShardBuffers:
         return self._layouts[leaf, variable]
 
     @staticmethod
-    def _empty(layout: ArrayLayout, t0: int, layer0: int) -> tuple[NDArray[Any], int]:
+    def _empty(layout: ArrayLayout, starts: Mapping[str, int]) -> tuple[NDArray[Any], int]:
         """Return an empty shard, cut at the ends of its axes, and the number of places that it waits for."""
-        starts = {"branch": 0, "t": t0, "layer": layer0}
         shape = []
         places = 1
         for dim, size, block in list(zip(layout.dims, layout.shape, layout.shard, strict=True))[1:]:

@@ -22,18 +22,20 @@ Shuffle = Literal["bitshuffle", "shuffle", "noshuffle"]
 
 
 def codecs(variable: Variable) -> dict[str, Any]:
-    """Keyword arguments for `zarr.create_array` that choose filters and compressors of `variable`.
+    """Keyword arguments for `zarr.create_array` that choose filters, compressors and file names of `variable`.
 
     Before compression t is put last, because neighbouring calls are alike, and queries (keys, where there are no
     queries) before it, because neighbours in the picture are; every key and channel has a level of its own. Then
     blosc shuffles: bits, but bytes of Q and K, whose low bits are noise.
-    Every chunk ends in a CRC-32C, because neither blosc nor plain zstd notices a flipped bit.
+    Every chunk ends in a CRC-32C, because neither blosc nor plain zstd notices a flipped bit. Names of files have a dot
+    between their numbers, so that an array is one folder and not a tree of them.
     """
     order = _order(variable.dims)
     blosc = BloscCodec(cname="zstd", clevel=LEVEL, shuffle=_shuffle(variable), blocksize=BLOCK)
     return {
         "filters": [] if order == sorted(order) else [TransposeCodec(order=tuple(order))],
         "compressors": [blosc, Crc32cCodec()],
+        "chunk_key_encoding": {"name": "default", "separator": "."},
     }
 
 

@@ -47,6 +47,7 @@ GRIDS: dict[str, dict[str, Grid]] = {
         "g2r": Grid(bits=11),
         "r2g": Grid(bits=11),
         "attention_mean": Grid(bits=6),
+        "attention_mean_r2g": Grid(bits=6),
     },
     "small": {
         "log_attention": Grid(step=2.0**-3, bits=4),
@@ -54,6 +55,7 @@ GRIDS: dict[str, dict[str, Grid]] = {
         "g2r": Grid(bits=9),
         "r2g": Grid(bits=9),
         "attention_mean": Grid(bits=4),
+        "attention_mean_r2g": Grid(bits=4),
     },
 }
 """Grid of each array; arrays that are not named keep their numbers."""

@@ -15,7 +15,7 @@ from attlas.schemas.annotations import Annotation
 from attlas.schemas.create import create_store
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.precision import round_factors
-from attlas.schemas.simulated import Scene, token_labels, vectors
+from attlas.schemas.simulated import Scene, output_projection, token_labels, value_vectors, vectors
 from attlas.schemas.store import Store
 
 __all__ = ["attention_arrays", "simulate_store"]
@@ -46,6 +46,7 @@ def simulate_store(
     references: int = 0,
     masked: bool = False,
     partial: bool = False,
+    values: bool = False,
 ) -> Store:
     """Write a small store of random attention and return it.
 
@@ -77,6 +78,8 @@ def simulate_store(
         Mask the padding of texts, and give them room that no run fills.
     partial
         Keep of text keys those of words alone, and of joint keys those of the text.
+    values
+        Keep V and W_o too, without a change of any other number.
 
     Examples
     --------
@@ -87,7 +90,7 @@ def simulate_store(
     names = prompt.split()
     encodings = {kind: "none" if detail == "summary" else {**ENCODING, **(encoding or {})}[kind] for kind in kinds}
     shape = grid if frames is None else (frames, *grid)
-    scene = Scene(shape, heads, layers, tuple(names), references, masked, partial)
+    scene = Scene(shape, heads, layers, tuple(names), references, masked, partial, values)
     leaves = [scene.leaf(kind, encodings[kind]) for kind in kinds]
     capture = {"kinds": list(kinds), "detail": detail, "precision": precision, "encoding": "auto"}
     manifest = Manifest("simulated", f"seed-{seed}", "simulated", {"class": "none"}, capture)
@@ -95,7 +98,10 @@ def simulate_store(
     reference = picture if "image" in kinds or ("joint" in kinds and references) else None
     shown = None if frames is None else 4 * frames - 3
     store = create_store(path, manifest, leaves, branches, calls, picture, reference, frames=shown)
-    rng = np.random.default_rng(seed)
+    rng, own = np.random.default_rng(seed), np.random.default_rng((seed, 1))
+    for name, leaf in store.leaves.items():
+        if leaf.output_features:
+            store.write_projection(name, list(output_projection(leaf, own)), "output_projection")
     for index in range(runs):
         row = store.claim(f"{index:04d}", seed=index, prompt=prompt, capacity=runs - index)
         _write_tables(store, row, scene, rng)
@@ -104,22 +110,26 @@ def simulate_store(
             if leaf.encoding == "factors":
                 drawn = round_factors(*drawn, precision, keys_vary=leaf.keys_vary, masked=leaf.masked)
             arrays = attention_arrays(*drawn, scene.kept(leaf))
+            arrays["computed"] = np.ones((len(branches), calls, layers), bool)
+            if leaf.value_channels:
+                arrays["value_vectors"] = value_vectors(leaf, len(branches), calls, own)
             for variable in leaf.variables():
                 if variable.name in arrays:
-                    values = arrays[variable.name]
-                    if variable.name == "key_vectors" and "t" not in variable.dims:
-                        values = values[:, 0]
-                    store.write(name, variable.name, row, values)
+                    stored = arrays[variable.name]
+                    if variable.name in ("key_vectors", "value_vectors") and "t" not in variable.dims:
+                        stored = stored[:, 0]
+                    store.write(name, variable.name, row, stored if variable.scale == 1 else stored / variable.scale)
         store.complete_run(row)
     store.finish()
     return store
 
 
-def attention_arrays(query_vectors: Array, key_vectors: Array, kept: slice = slice(None)) -> dict[str, Array]:
+def attention_arrays(query_vectors: Array, key_vectors: Array, kept: slice = slice(None)) -> dict[str, NDArray[Any]]:
     """Every array of a leaf from Q (branch, t, layer, head, query, channel) and K (..., key, channel), by numpy.
 
-    Both are rounded to float16 first, as stored. The straightforward derivation, whole arrays at a time: an
-    oracle for small stores, not for real ones. `kept` are the keys that a partial leaf keeps of those that take part.
+    Both are rounded to float16 first, as stored; what comes out are the values, before any scale of their array. The
+    straightforward derivation, whole arrays at a time: an oracle for small stores, not for real ones. `kept` are the
+    keys that a partial leaf keeps of those that take part.
     """
     q = query_vectors.astype(np.float16).astype(np.float32)
     k = key_vectors.astype(np.float16).astype(np.float32)
@@ -140,6 +150,7 @@ def attention_arrays(query_vectors: Array, key_vectors: Array, kept: slice = sli
         "g2r": attention.mean(-2),
         "r2g": over_queries[..., kept].mean(-1),
         "attention_mean": attention.mean(1),
+        "attention_mean_r2g": over_queries[..., kept].mean(1),
     }
 
 

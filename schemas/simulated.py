@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 
 from attlas.schemas.layout import Leaf
 
-__all__ = ["CHANNELS", "Scene", "preferred_keys", "token_labels", "vectors"]
+__all__ = [
+    "CHANNELS",
+    "Scene",
+    "output_projection",
+    "preferred_keys",
+    "token_labels",
+    "value_vectors",
+    "vectors",
+]
 
 Array = NDArray[np.float32]
 
 CHANNELS = 8
+FEATURES = 12
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Scene:
     references: int = 0
     masked: bool = False
     partial: bool = False
+    values: bool = False
 
     @property
     def places(self) -> int:
@@ -56,10 +66,20 @@ class Scene:
         paths = tuple(f"blocks.{i}.{'attn1' if kind == 'self' else 'attn2'}" for i in range(self.layers))
         masked = self.masked and kind in ("text", "joint")
         channels = CHANNELS + masked
+        held = {"value_channels": CHANNELS, "output_features": FEATURES} if self.values else {}
         if kind == "text":
             keys = len(self.words) if partial else self.places
             return Leaf(
-                kind, self.grid, self.heads, channels, paths, keys, encoding=encoding, masked=masked, partial=partial
+                kind,
+                self.grid,
+                self.heads,
+                channels,
+                paths,
+                keys,
+                encoding=encoding,
+                masked=masked,
+                partial=partial,
+                **held,
             )
         labels = self._labels(kind, partial=partial)
         return Leaf(
@@ -78,6 +98,7 @@ class Scene:
             key_picture=tuple(picture for _, picture, *_ in labels),
             masked=masked,
             partial=partial,
+            **held,
         )
 
     def _labels(self, kind: str, *, partial: bool) -> list[tuple[str, int, int, int, int]]:
@@ -137,6 +158,19 @@ def vectors(leaf: Leaf, branches: Sequence[Sequence[str]], calls: int, rng: np.r
         keys = np.concatenate([keys, bias], -1)
         queries = np.concatenate([queries, np.ones((*shape, leaf.queries, 1))], -1)
     return queries.astype(np.float32), keys.astype(np.float32)
+
+
+def value_vectors(leaf: Leaf, branches: int, calls: int, rng: np.random.Generator) -> Array:
+    """Random V (branch, t, layer, head, key, channel) of the keys that `leaf` keeps; the same in every call if K is."""
+    shape = (branches, calls, len(leaf.layers), leaf.heads, leaf.keys, leaf.value_channels)
+    drawn = rng.normal(size=shape if leaf.keys_vary else (branches, 1, *shape[2:])).astype(np.float32)
+    return np.broadcast_to(drawn, shape)
+
+
+def output_projection(leaf: Leaf, rng: np.random.Generator) -> NDArray[np.float16]:
+    """Random W_o (layer, head and channel of V, feature)."""
+    shape = (len(leaf.layers), leaf.heads * leaf.value_channels, leaf.output_features)
+    return rng.normal(size=shape).astype(np.float16)
 
 
 def preferred_keys(leaf: Leaf) -> list[tuple[float, NDArray[np.int64]]]:

@@ -45,7 +45,8 @@ Role = Literal["index", "coord", "data"]
 class Variable:
     """One stored array.
 
-    ``group`` says what makes the array exist: ``always``, or the encoding or detail that writes it.
+    ``group`` says what makes the array exist: ``always``, or the encoding or detail that writes it. A stored number
+    times ``scale`` is the value; arrays with a scale other than 1 have it as their attribute ``scale_factor``.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Variable:
     meaning: str
     role: Role = "data"
     group: str = "always"
+    scale: float = 1.0
 
     @property
     def fill(self) -> float | int | str | bool:
@@ -200,6 +202,7 @@ LEAF_VARIABLES = _table(
         "coord",
         "tokens",
     ),
+    Variable("computed", ("run", "branch", "t", "layer"), "bool", "", "whether the module computed in the call"),
     Variable("log_attention", _FULL, "f2", "nat", "ln of the softmax over keys", group="dense"),
     Variable(
         "logsumexp",
@@ -226,12 +229,28 @@ LEAF_VARIABLES = _table(
         group="factors",
     ),
     Variable(
+        "value_vectors",
+        ("run", "branch", "t", "layer", "head", "key", "value_channel"),
+        "f2",
+        "",
+        "V as the attention kernel saw it; without t where the keys do not change with t",
+        group="values",
+    ),
+    Variable(
         "key_projection",
         ("layer", "feature", "head_channel"),
         "f2",
         "",
         "W_k of each layer: K of a token is its embedding times this, heads one after the other",
         group="projection",
+    ),
+    Variable(
+        "output_projection",
+        ("layer", "value_head_channel", "output_feature"),
+        "f2",
+        "",
+        "W_o of each layer: what the module puts out is the heads' sums of V, one after the other, times this",
+        group="output projection",
     ),
     Variable(
         "g2r",
@@ -257,6 +276,14 @@ LEAF_VARIABLES = _table(
         "mean over t of the softmax over keys",
         group="mean",
     ),
+    Variable(
+        "attention_mean_r2g",
+        ("run", "branch", "layer", "head", "query", "key"),
+        "f2",
+        "1",
+        "mean over t of the softmax over queries; stored times a power of two near the number of queries",
+        group="mean",
+    ),
 )
 
 
@@ -274,13 +301,27 @@ VOCABULARY_VARIABLES = _table(
 )
 
 STATISTIC_VARIABLES = _table(
+    Variable("record", ("run",), "str", "", "JSON of what a statistic found in the run"),
     Variable(
-        "record",
+        "value", ("run", "..."), "f8", "", "what the statistic found; NaN where that is nothing, or was not computed"
+    ),
+    Variable("<dim>", ("<dim>",), "...", "", "labels of <dim>, where every run has the same", "index"),
+    Variable("<dim>_label", ("run", "<dim>"), "...", "", "labels of <dim>, where runs have their own", "coord"),
+    Variable(
+        "<dim>_count",
+        ("run",),
+        "i4",
+        "",
+        "how many places of <dim> the run fills, where runs have their own; -1 where nothing was computed",
+        "coord",
+    ),
+    Variable("<label>", ("run", "..."), "...", "", "further labels; without run where every run has the same", "coord"),
+    Variable(
+        "fingerprint",
         ("run",),
         "str",
         "",
-        "JSON of what a statistic found in the run: fingerprint of the run, dims, labels, and its numbers in base64 of "
-        "little-endian float64; empty where it was not computed",
+        "digest of the run that the numbers are of, and a checksum of them; empty where nothing was computed",
     ),
 )
 
