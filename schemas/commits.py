@@ -5,7 +5,7 @@ all noted runs into the columns and sets their flags last: so a writer may die a
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.schemas.errors import RunTakenError, StoreNotFoundError
-from attlas.schemas.growth import add_nodes, grow, purge, shrink
+from attlas.schemas.growth import add_nodes, grow, purge, shrink, swap_nodes
 from attlas.schemas.notes import Notes
 from attlas.schemas.records import RunRecord
 from attlas.schemas.root import Nodes, read_root
@@ -89,6 +89,10 @@ class Commits:
         new = {path: node for path, node in nodes.items() if path not in self.snapshot.doc.nodes}
         if new:
             self.snapshot = add_nodes(self.snapshot, new)
+
+    def swap(self, nodes: Nodes, gone: str | None, fill: Callable[[Snapshot], None]) -> None:
+        """Add arrays and groups in place of the group `gone`; see `swap_nodes`."""
+        self.snapshot = swap_nodes(self.snapshot, nodes, gone, fill)
 
     def finish(self) -> None:
         """Cut spare rows, and remove what dead writers left, where no other writer lives."""

@@ -5,7 +5,9 @@ root document when a store grows, and after it when it shrinks, so that they nev
 """
 
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from attlas.schemas.root import ROOT, Nodes, RootDocument, array_file, has_runs,
 from attlas.schemas.snapshot import Snapshot
 from attlas.schemas.storage import Storage
 
-__all__ = ["add_nodes", "grow", "publish", "purge", "shrink"]
+__all__ = ["add_nodes", "grow", "publish", "purge", "remove_below", "shrink", "swap_nodes"]
 
 STEP = 1024
 """Most rows that are added for runs to come that nobody has announced."""
@@ -44,6 +46,26 @@ def add_nodes(old: Snapshot, nodes: Nodes) -> Snapshot:
     made = Snapshot(old.storage, doc.to_bytes())
     publish(old.storage, old.doc, doc)
     return made
+
+
+def swap_nodes(old: Snapshot, nodes: Nodes, gone: str | None, fill: Callable[[Snapshot], None]) -> Snapshot:
+    """Add arrays and groups, filled before anybody sees them, in place of the group `gone`; the caller has the turn."""
+    kept = {path: node for path, node in old.doc.nodes.items() if gone is None or not f"{path}/".startswith(f"{gone}/")}
+    doc = replace(old.doc, nodes={**kept, **nodes})
+    made = Snapshot(old.storage, doc.to_bytes())
+    fill(made)
+    publish(old.storage, old.doc, doc)
+    if gone is not None:
+        remove_below(old.storage, gone)
+    return made
+
+
+def remove_below(storage: Storage, path: str) -> None:
+    """Remove all files of a group, and the folders that are empty then."""
+    for key in list(storage.keys(f"{path}/")):
+        storage.delete(key)
+    if storage.folder is not None:
+        shutil.rmtree(storage.folder / path, ignore_errors=True)
 
 
 def shrink(old: Snapshot, rows: int, finished: str) -> Snapshot:

@@ -1,6 +1,6 @@
 """An open store: read what complete runs hold; claim runs, write whole shards, complete them, finish."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -322,6 +322,10 @@ class Store:
     def add_nodes(self, nodes: Nodes) -> None:
         """Add arrays and groups by their metadata documents, where they are not there; inside `locked`."""
         self._commits.add(nodes)
+
+    def swap_nodes(self, nodes: Nodes, gone: str | None, fill: Callable[[Snapshot], None]) -> None:
+        """Add arrays and groups, which `fill` fills before anybody sees them, in place of a group; inside `locked`."""
+        self._commits.swap(nodes, gone, fill)
 
     def finish(self) -> None:
         """End writing: where no other recorder is at work, cut spare rows and note the time."""

@@ -9,10 +9,9 @@ from zarr.core.sync import sync
 
 from attlas.schemas.errors import StoreInvalidError
 from attlas.schemas.layout import Leaf
-from attlas.schemas.statistics import GROUP as STATISTICS
 from attlas.schemas.statistics import statistic_problems
 from attlas.schemas.store import Store, open_store
-from attlas.schemas.variables import ROOT_VARIABLES, STATISTIC_VARIABLES, Variable
+from attlas.schemas.variables import ROOT_VARIABLES, Variable
 
 __all__ = ["validate_store"]
 
@@ -54,11 +53,7 @@ def _problems(store: Store, deep: bool) -> Iterator[str]:
             yield f"run: row {row} is complete but has no label"
     for path, leaf in store.leaves.items():
         yield from _check_leaf(store, path, leaf, sizes, done, deep)
-    kept = group.get(STATISTICS)
-    for name, node in sorted(kept.groups()) if isinstance(kept, zarr.Group) else ():
-        for variable in STATISTIC_VARIABLES.values():
-            yield from _check_array(node, f"{STATISTICS}/{name}/", variable, sizes)
-    yield from statistic_problems(group, deep=deep)
+    yield from statistic_problems(store, deep=deep)
 
 
 def _check_leaf(

@@ -301,7 +301,6 @@ VOCABULARY_VARIABLES = _table(
 )
 
 STATISTIC_VARIABLES = _table(
-    Variable("record", ("run",), "str", "", "JSON of what a statistic found in the run"),
     Variable(
         "value", ("run", "..."), "f8", "", "what the statistic found; NaN where that is nothing, or was not computed"
     ),
