@@ -8,6 +8,7 @@ from attlas.schemas.create import create_store
 from attlas.schemas.layout import ArrayLayout, Leaf, array_layout, leaf_names
 from attlas.schemas.manifest import Manifest
 from attlas.schemas.precision import round_factors, round_values
+from attlas.schemas.repair import repair_store
 from attlas.schemas.simulate import simulate_store
 from attlas.schemas.store import Store, open_store
 from attlas.schemas.validate import validate_store
@@ -45,6 +46,7 @@ __all__ = [
     "create_store",
     "leaf_names",
     "open_store",
+    "repair_store",
     "round_factors",
     "round_values",
     "simulate_store",

@@ -5,7 +5,7 @@ all noted runs into the columns and sets their flags last: so a writer may die a
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -115,12 +115,17 @@ class Commits:
                 self.notes.tidy()
             self.notes.leave()
 
-    def mark_incomplete(self, rows: Iterable[int]) -> None:
-        """Take runs out of those that readers see; the caller has the turn."""
-        for row in rows:
-            self._complete[row] = False
-        self.snapshot.table.write("complete", dict.fromkeys(rows, False), self._complete)
-        self.snapshot.storage.flush()
+    def give_back(self, rows: Sequence[int]) -> None:
+        """Take runs out of those that readers see, and remove what they stored; their labels keep their rows."""
+        with self.turn():
+            self._complete[list(rows)] = False
+            self.snapshot.table.write("complete", dict.fromkeys(rows, False), self._complete)
+            self.snapshot.storage.flush()
+            for row in rows:
+                purge(self.snapshot, row)
+            given = set(rows)
+            self._begun |= {label: row for label, row in self._rows.items() if row in given}
+            self._rows = {label: row for label, row in self._rows.items() if row not in given}
 
     def _take(self, run: RunRecord, capacity: int) -> int | RunTakenError:
         where = self.snapshot.storage.url
@@ -189,7 +194,7 @@ class Commits:
             if start < len(known) and np.array_equal(seen, self._complete[part]):
                 continue
             self._complete[part] = seen
-            labels = self.snapshot.lenient("run")[part]
+            labels = self.snapshot.table.column("run", seen, part)
             for row, label in enumerate(labels, start):
                 if label:
                     (self._rows if self._complete[row] else self._begun)[str(label)] = row

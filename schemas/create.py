@@ -26,7 +26,7 @@ from attlas.schemas.table import column_block
 from attlas.schemas.variables import ROOT_VARIABLES, SCHEMA_VERSION
 from attlas.schemas.vocabulary import Vocabulary, vocabulary_arrays
 
-__all__ = ["create_store"]
+__all__ = ["create_store", "fixed_labels"]
 
 Labels = dict[str, Any]
 
@@ -93,16 +93,16 @@ def create_store(
         raise InvalidValueError("a store needs at least one leaf; the capture selects no attention")
     storage = _place(path, durable=durable)
     nodes, labels = _root_nodes(branches, kept, image_shape, reference_shape, frames)
+    info = {"schema": SCHEMA_VERSION, "manifest": manifest.to_json()}
+    for kind in dict.fromkeys(leaf.kind for leaf in leaves):
+        # A second copy, from which the root document can be made again.
+        nodes[kind] = group_document({"attlas": info})
     for name, leaf in zip(leaf_names(leaves), leaves, strict=True):
         _add_leaf(nodes, labels, name, leaf, leaf.sizes(runs=0, branches=len(branches), calls=calls))
     if vocabulary is not None:
         added, values = vocabulary_arrays(vocabulary)
         nodes |= added
         labels |= values
-    info = {"schema": SCHEMA_VERSION, "manifest": manifest.to_json()}
-    for kind in dict.fromkeys(leaf.kind for leaf in leaves):
-        # A second copy, from which the root document can be made again.
-        nodes[kind] = group_document({"attlas": info})
     coordinates = " ".join(v.name for v in ROOT_VARIABLES.values() if v.role == "coord")
     created = datetime.now(UTC).isoformat(timespec="seconds")
     attributes = {"attlas": info, "created": created, "finished": None, "coordinates": coordinates}
@@ -166,22 +166,7 @@ def _add_leaf(nodes: dict[str, Any], labels: Labels, name: str, leaf: Leaf, size
     variables = leaf.variables()
     coordinates = " ".join(v.name for v in variables if v.role == "coord")
     nodes[name] = group_document({"attlas": leaf.to_json(), "coordinates": coordinates})
-    places = np.indices(leaf.query_grid).reshape(len(leaf.query_grid), -1)
-    heads = leaf.head_labels or tuple(range(leaf.heads))
-    fixed: Labels = {
-        "layer": np.asarray(leaf.layers, dtype=object),
-        "head": np.asarray(heads, "i4"),
-        "query": np.arange(leaf.queries, dtype="i4"),
-        "key": np.arange(leaf.keys, dtype="i4"),
-        "query_frame": places[0].astype("i4"),
-        "query_y": places[-2].astype("i4"),
-        "query_x": places[-1].astype("i4"),
-        "key_frame": np.asarray(leaf.key_frame, "i4"),
-        "key_picture": np.asarray(leaf.key_picture, "i4"),
-        "key_y": np.asarray(leaf.key_y, "i4"),
-        "key_x": np.asarray(leaf.key_x, "i4"),
-        "key_segment": np.asarray(leaf.key_segments, dtype=object),
-    }
+    fixed = fixed_labels(leaf)
     for variable in variables:
         path = f"{name}/{variable.name}"
         shape = tuple(sizes[dim] for dim in variable.dims)
@@ -195,3 +180,23 @@ def _add_leaf(nodes: dict[str, Any], labels: Labels, name: str, leaf: Leaf, size
         else:
             layout = array_layout(variable, sizes)
             nodes[path] = array_document(variable, shape, layout.chunk, layout.shard)
+
+
+def fixed_labels(leaf: Leaf) -> Labels:
+    """Return the labels of a leaf that are the same for every run, by the name of their array."""
+    places = np.indices(leaf.query_grid).reshape(len(leaf.query_grid), -1)
+    heads = leaf.head_labels or tuple(range(leaf.heads))
+    return {
+        "layer": np.asarray(leaf.layers, dtype=object),
+        "head": np.asarray(heads, "i4"),
+        "query": np.arange(leaf.queries, dtype="i4"),
+        "key": np.arange(leaf.keys, dtype="i4"),
+        "query_frame": places[0].astype("i4"),
+        "query_y": places[-2].astype("i4"),
+        "query_x": places[-1].astype("i4"),
+        "key_frame": np.asarray(leaf.key_frame, "i4"),
+        "key_picture": np.asarray(leaf.key_picture, "i4"),
+        "key_y": np.asarray(leaf.key_y, "i4"),
+        "key_x": np.asarray(leaf.key_x, "i4"),
+        "key_segment": np.asarray(leaf.key_segments, dtype=object),
+    }

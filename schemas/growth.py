@@ -6,18 +6,28 @@ root document when a store grows, and after it when it shrinks, so that they nev
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from attlas.schemas.inline import write_inline
-from attlas.schemas.root import ROOT, Nodes, RootDocument, array_file, has_runs, node_bytes
+from attlas.schemas.root import ROOT, Node, Nodes, RootDocument, array_file, has_runs, is_column, node_bytes
 from attlas.schemas.snapshot import Snapshot
 from attlas.schemas.storage import Storage
 
-__all__ = ["add_nodes", "grow", "publish", "purge", "remove_below", "shrink", "swap_nodes"]
+__all__ = [
+    "add_nodes",
+    "chunk_names",
+    "chunks_of",
+    "grow",
+    "publish",
+    "purge",
+    "remove_below",
+    "repair_files",
+    "shrink",
+    "swap_nodes",
+]
 
 STEP = 1024
 """Most rows that are added for runs to come that nobody has announced."""
@@ -74,10 +84,11 @@ def shrink(old: Snapshot, rows: int, finished: str) -> Snapshot:
     made = Snapshot(old.storage, doc.to_bytes())
     old.storage.put(ROOT, made.data)
     for path, node in old.doc.nodes.items():
-        if has_runs(node):
-            block, rest = _blocks(node)
-            for number in range(math.ceil(rows / block), math.ceil(old.doc.rows / block) if block > 1 else 0):
-                _delete(old.storage, path, number, rest)
+        if is_column(node):
+            block = node["chunk_grid"]["configuration"]["chunk_shape"][0]
+            for row in range(math.ceil(rows / block) * block, old.doc.rows, block):
+                for name in chunk_names(path, node, row):
+                    old.storage.delete(name)
     repair_files(old.storage, doc)
     return made
 
@@ -106,27 +117,28 @@ def repair_files(storage: Storage, doc: RootDocument) -> list[str]:
 def purge(snapshot: Snapshot, row: int) -> None:
     """Remove what an unfinished run has stored at `row`: its shards, pictures and annotations."""
     for path, node in snapshot.doc.nodes.items():
-        if has_runs(node):
-            block, rest = _blocks(node)
-            if block == 1 and len(node["shape"]) > 0:
-                _delete(snapshot.storage, path, row, rest)
+        if has_runs(node) and not is_column(node):
+            for name in chunk_names(path, node, row):
+                snapshot.storage.delete(name)
 
 
-def chunk_names(path: str, node: Mapping[str, Any], row: int) -> list[str]:
+def chunk_names(path: str, node: Node, row: int) -> list[str]:
     """Names of the chunks of an array that hold a row."""
     block, rest = _blocks(node)
     return [_name(path, (row // block, *place)) for place in np.ndindex(*rest)]
 
 
-def _blocks(node: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+def chunks_of(path: str, node: Node) -> list[str]:
+    """Names of all chunks of an array."""
+    chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
+    blocks = [math.ceil(size / part) for size, part in zip(node["shape"], chunk, strict=True)]
+    return [_name(path, place) for place in np.ndindex(*blocks)]
+
+
+def _blocks(node: Node) -> tuple[int, tuple[int, ...]]:
     """Rows in a chunk, and the number of chunks along the other axes."""
     chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
     return chunk[0], tuple(math.ceil(size / part) for size, part in zip(node["shape"][1:], chunk[1:], strict=True))
-
-
-def _delete(storage: Storage, path: str, number: int, rest: tuple[int, ...]) -> None:
-    for place in np.ndindex(*rest):
-        storage.delete(_name(path, (number, *place)))
 
 
 def _name(path: str, place: tuple[int, ...]) -> str:

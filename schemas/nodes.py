@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import zarr
@@ -127,7 +127,7 @@ def _codec_problems(path: str, chain: Any, depth: int) -> Iterator[str]:
             yield from _codec_problems(path, held.get("index_codecs"), depth - 1)
 
 
-def _sizes(value: Any, least: int) -> bool:
+def _sizes(value: Any, least: int) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(
         isinstance(size, int) and not isinstance(size, bool) and least <= size <= LARGEST_AXIS for size in value
     )

@@ -25,11 +25,13 @@ __all__ = [
     "ROOT",
     "STATISTICS",
     "VOCABULARY",
+    "Node",
     "Nodes",
     "RootDocument",
     "array_file",
     "group_document",
     "has_runs",
+    "is_column",
     "is_store",
     "node_bytes",
     "read_root",
@@ -46,7 +48,8 @@ LARGEST = 2**26
 OWN = ("attlas", "coordinates", "created", "finished")
 """Attributes of the root that the checksum covers; others are the user's own."""
 
-Nodes = Mapping[str, Mapping[str, Any]]
+Node = Mapping[str, Any]
+Nodes = Mapping[str, Node]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class RootDocument:
     def checksum(self) -> str:
         """Digest of what attlas goes by."""
         own = {name: self.attributes.get(name) for name in OWN}
-        own["attlas"] = {key: value for key, value in own["attlas"].items() if key != "checksum"}
+        own["attlas"] = {key: value for key, value in self.attributes["attlas"].items() if key != "checksum"}
         plain = json.dumps([own, self.nodes], sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
 
@@ -153,6 +156,11 @@ def read_root(storage: Storage) -> bytes | None:
 def has_runs(node: Mapping[str, Any]) -> bool:
     """Whether a node is an array whose first axis are the runs."""
     return node["node_type"] == "array" and bool(node["shape"]) and node["dimension_names"][0] == "run"
+
+
+def is_column(node: Node) -> bool:
+    """Whether an array has several runs in a chunk, as the columns of the run table do; others have each run alone."""
+    return has_runs(node) and node["chunk_grid"]["configuration"]["chunk_shape"][0] > 1
 
 
 def node_bytes(node: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from attlas.schemas.annotation_arrays import annotation_nodes
 from attlas.schemas.annotations import check_annotations
 from attlas.schemas.commits import Commits
 from attlas.schemas.errors import (
+    CorruptDataError,
     InvalidValueError,
     RunTakenError,
     StoreExistsError,
@@ -137,6 +138,14 @@ class Store:
     def run_ids(self) -> list[str]:
         """Labels of all rows; empty text where a row has no run."""
         return [str(name) for name in self.column("run")]
+
+    def run_labels(self, rows: Sequence[int]) -> dict[int, str]:
+        """Say what messages call the runs at these rows, also where their labels are damaged."""
+        try:
+            ids = self.run_ids
+        except CorruptDataError:
+            return {row: f"in row {row}" for row in rows}
+        return {row: repr(ids[row]) for row in rows}
 
     def column(self, name: str) -> NDArray[Any]:
         """Read a column of the run table whole, an entry a row; see `ROOT_VARIABLES`."""
@@ -310,6 +319,10 @@ class Store:
         """Give an unfinished row back, and remove what was stored there."""
         if self._open.pop(row, None) is not None:
             self._commits.drop(row)
+
+    def give_back(self, rows: Sequence[int]) -> None:
+        """Mark complete runs incomplete and remove what they stored, so that they are recorded again in their rows."""
+        self._commits.give_back(rows)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -58,18 +58,19 @@ class RunTable:
         """Flag of each row: all of its data is stored."""
         return np.asarray(read_array(self._strict("complete"), rows, self._where), dtype=bool)
 
-    def column(self, name: str, complete: NDArray[np.bool_]) -> NDArray[Any]:
-        """Read a whole column; blocks without a complete run may be absent, and are fill values then."""
+    def column(self, name: str, complete: NDArray[np.bool_], rows: slice | None = None) -> NDArray[Any]:
+        """Read a column, or whole blocks of it, with the flags of these rows.
+
+        Blocks without a complete run may be absent, and are fill values then.
+        """
+        first = 0 if rows is None else rows.start
         block = self._strict(name).chunks[0]
-        held = [complete[start : start + block].any() for start in range(0, len(complete), block)]
-        if all(held):
-            return read_array(self._strict(name), slice(None), self._where)
-        lenient = read_array(self._lenient(name), slice(None), self._where)
-        for number, some in enumerate(held):
-            if some:
-                part = slice(number * block, (number + 1) * block)
-                lenient[part] = read_array(self._strict(name), part, self._where)
-        return lenient
+        starts = range(0, len(complete), block)
+        if all(complete[start : start + block].any() for start in starts):
+            return read_array(self._strict(name), slice(first, first + len(complete)), self._where)
+        parts = [slice(start, min(start + block, len(complete))) for start in starts]
+        shift = [slice(first + part.start, first + part.stop) for part in parts]
+        return np.concatenate([self._block(name, own, complete[part]) for own, part in zip(shift, parts, strict=True)])
 
     def write(self, name: str, entries: Mapping[int, Any], complete: NDArray[np.bool_]) -> None:
         """Put entries at rows; each block that they lie in is written anew, whole."""
@@ -77,18 +78,18 @@ class RunTable:
         block = array.chunks[0]
         for number in sorted({row // block for row in entries}):
             start, stop = number * block, min((number + 1) * block, array.shape[0])
-            source = self._strict(name) if complete[start:stop].any() else self._lenient(name)
-            values = np.array(self._read_or_empty(source, slice(start, stop), complete[start:stop]))
+            values = np.array(self._block(name, slice(start, stop), complete[start:stop]))
             for row, entry in entries.items():
                 if start <= row < stop:
                     values[row - start] = entry
             write_inline(self._lenient(name), (slice(start, stop),), values)
 
-    def _read_or_empty(self, array: "zarr.Array[Any]", rows: slice, complete: NDArray[np.bool_]) -> NDArray[Any]:
-        """Read a block; damage to one that says nothing of a complete run is written over."""
+    def _block(self, name: str, rows: slice, complete: NDArray[np.bool_]) -> NDArray[Any]:
+        """Read a block; one without a complete run may be absent, or damaged, and is fill values then."""
+        if complete.any():
+            return read_array(self._strict(name), rows, self._where)
+        array = self._lenient(name)
         try:
             return read_array(array, rows, self._where)
         except CorruptDataError:
-            if complete.any():
-                raise
             return np.full((rows.stop - rows.start, *array.shape[1:]), array.fill_value, array.dtype)

@@ -17,6 +17,7 @@ COMMANDS = {
     "record": ("attlas.recorder.commands:record", "Run a pipeline and record its attention into a store."),
     "info": ("attlas.analysis.commands.contents:info", "Say what a store holds."),
     "validate": ("attlas.schemas.cli.validate:validate", "List every problem of a store."),
+    "repair": ("attlas.schemas.cli.repair:repair", "Make a damaged store sound, and say what was done."),
     "map": ("attlas.analysis.commands.maps:map_", "Compute one map of one run as a picture or NetCDF."),
     "sinks": ("attlas.analysis.commands.sinks:sinks", "Say which keys draw attention whatever they show."),
     "score": ("attlas.analysis.commands.scores:score", "Score the maps of a store against its annotations."),
