@@ -1,0 +1,192 @@
+"""Work in a forked process that may be killed, hang or raise; its parent learns how it ended."""
+
+import faulthandler
+import gc
+import io
+import os
+import pickle
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Ended", "Note", "in_child", "quiet_before_forks", "scratch"]
+
+Note = Callable[[str], None]
+"""Tells the parent something at once, whatever becomes of the process."""
+
+PATIENCE = 0.01
+"""Seconds between looks whether a process that says nothing is dead."""
+
+HANG = 60.0
+"""Seconds after which a process that only has milliseconds of work counts as hung."""
+
+
+@dataclass
+class Ended:
+    """How a process ended.
+
+    Attributes
+    ----------
+    value
+        What the work returned.
+    error, bases, trace
+        Message, names of the classes, and traceback of the exception that it raised.
+    signal
+        That killed it.
+    hung
+        Whether it was given up.
+    notes
+        What it told.
+    printed
+        The end of what it printed.
+    """
+
+    value: Any = None
+    error: str | None = None
+    bases: tuple[str, ...] = ()
+    trace: str = ""
+    signal: int = 0
+    hung: bool = False
+    notes: list[str] = field(default_factory=list)
+    printed: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it raised an error of attlas."""
+        return "AttlasError" in self.bases
+
+    @property
+    def returned(self) -> bool:
+        """Whether the work came to its end."""
+        return self.error is None and not self.signal and not self.hung
+
+    def __str__(self) -> str:
+        if self.hung:
+            return f"hung; {self.printed}"
+        if self.signal:
+            return f"killed by {signal.Signals(self.signal).name}; {self.printed}"
+        return f"{self.bases[0]}: {self.error}" if self.error is not None else "returned"
+
+
+def in_child(work: Callable[[Note], Any], *, limit: float = HANG) -> Ended:
+    """Call `work` in a forked process and wait for it, `limit` seconds at most; it takes what passes on a note.
+
+    The calling process must have no other Python thread, since a fork has none of them.
+    """
+    reader, writer = os.pipe()
+    with tempfile.TemporaryFile() as printed:
+        process = os.fork()
+        if process == 0:
+            os.close(reader)
+            _work(work, writer, printed.fileno())
+        os.close(writer)
+        messages, hung = _messages(reader, process, time.monotonic() + limit)
+        # Before it is waited for: until then no stranger has its number.
+        _end_group(process)
+        _, status = os.waitpid(process, 0)
+        size = printed.seek(0, io.SEEK_END)
+        printed.seek(max(0, size - 6000))
+        tail = printed.read().decode("utf-8", "replace")
+    ended = Ended(hung=hung, printed=tail)
+    if os.WIFSIGNALED(status) and not hung:
+        ended.signal = os.WTERMSIG(status)
+    for kind, content in messages:
+        if kind == "note":
+            ended.notes.append(content)
+        elif kind == "value":
+            ended.value = content
+        else:
+            ended.error, ended.bases, ended.trace = content
+    if not hung and not ended.signal and not any(kind != "note" for kind, _ in messages):
+        ended.error, ended.bases = f"left with status {os.waitstatus_to_exitcode(status)}", ("SystemExit",)
+    return ended
+
+
+def _work(work: Callable[[Note], Any], writer: int, printed: int) -> None:
+    """Be the child."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        for number in (1, 2):
+            os.dup2(printed, number)
+        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), write_through=True)
+        sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), write_through=True)
+        faulthandler.enable(sys.stderr)
+        faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
+        try:
+            value = work(lambda text: _send(writer, ("note", text)))
+            _send(writer, ("value", value))
+            status = 0
+        except BaseException as err:  # noqa: BLE001 - whatever it is, the parent is to know
+            bases = tuple(base.__name__ for base in type(err).__mro__)
+            _send(writer, ("error", (str(err), bases, "".join(traceback.format_exception(err)))))
+    finally:
+        # Without the end of an interpreter, which would wait for threads that a fault may have stopped.
+        os._exit(status)
+
+
+def _send(writer: int, message: tuple[str, Any]) -> None:
+    content = pickle.dumps(message)
+    content = len(content).to_bytes(8, "little") + content
+    while content:
+        content = content[os.write(writer, content) :]
+
+
+def _messages(reader: int, process: int, deadline: float) -> tuple[list[tuple[str, Any]], bool]:
+    """Everything that the child sends until it ends, and whether it had to be killed."""
+    content, hung = bytearray(), False
+    with os.fdopen(reader, "rb", buffering=0) as file:
+        # Not until the pipe is closed: processes that the child forked may hold it longer than it lives.
+        while not _ended(process):
+            if time.monotonic() > deadline:
+                hung = True
+                _give_up(process)
+            elif select.select([file], [], [], PATIENCE)[0]:
+                content += file.read(1 << 16)
+        while select.select([file], [], [], 0)[0] and (part := file.read(1 << 16)):
+            content += part
+    messages = []
+    while len(content) >= 8 and len(content) >= 8 + (size := int.from_bytes(content[:8], "little")):
+        messages.append(pickle.loads(content[8 : 8 + size]))  # noqa: S301 - from our own child
+        del content[: 8 + size]
+    return messages, hung
+
+
+def _ended(process: int) -> bool:
+    """Whether the process is dead; its number stays taken until it is waited for."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _give_up(process: int) -> None:
+    """Let the process print where its threads are, then kill it."""
+    os.kill(process, signal.SIGUSR1)
+    time.sleep(0.2)
+    os.kill(process, signal.SIGKILL)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+
+def _end_group(process: int) -> None:
+    """Kill what the process may have left running."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def quiet_before_forks() -> None:
+    """Collect garbage once and keep what is left out of later collections, which would copy its pages in a child."""
+    gc.collect()
+    gc.freeze()
+
+
+def scratch() -> Path:
+    """Folder for many small files: in memory where the system has such a place, since each store lives for a second."""
+    memory = Path("/dev/shm")  # noqa: S108 - each use makes a folder of its own there
+    return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())

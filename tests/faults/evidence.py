@@ -1,0 +1,107 @@
+"""What readers find in a store: a digest of every array of every complete run, by its label."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from attlas.analysis.trace import open_trace
+
+__all__ = ["Found", "differences", "files_below", "read_plain", "read_with_attlas"]
+
+MOMENTS = ("created", "finished")
+"""Variables and attributes that say when something was done."""
+
+
+@dataclass
+class Found:
+    """Everything that a reader gets out of a store.
+
+    Attributes
+    ----------
+    runs
+        By the label of each complete run, by array: a digest of dtype, shape and every value.
+    shared
+        By array: the same of what belongs to no run.
+    """
+
+    runs: dict[str, dict[str, str]] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+
+
+def read_plain(path: Path) -> Found:
+    """Read with xarray's own zarr engine, as who has no attlas does; a warning is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with xr.open_datatree(path, engine="zarr", chunks=None) as tree:
+            return _found(tree)
+
+
+def read_with_attlas(path: Path) -> Found:
+    """Read as attlas itself does: complete runs only."""
+    with dask.config.set(scheduler="synchronous"):
+        return _found(open_trace(path).tree)
+
+
+def _found(tree: xr.DataTree) -> Found:
+    complete = np.flatnonzero(tree["complete"].values)
+    labels = [str(label) for label in np.asarray(tree["run"].values)[complete]]
+    found = Found({label: {} for label in labels})
+    for name, variable in _variables(tree):
+        if variable.dims[:1] != ("run",):
+            found.shared[name] = digest(variable.values)
+            continue
+        for row, label in zip(complete, labels, strict=True):
+            found.runs[label][name] = digest(variable[int(row)].values)
+    return found
+
+
+def _variables(tree: xr.DataTree) -> Iterator[tuple[str, xr.Variable]]:
+    """Every array of a tree by its path, once; coordinates that a node has from its parents are the parents'."""
+    for node in tree.subtree:
+        for name, variable in node.to_dataset(inherit=False).variables.items():
+            if str(name) not in MOMENTS:
+                yield f"{node.path}/{name}".lstrip("/"), variable
+
+
+def digest(values: Any) -> str:
+    """Short text that differs where dtype, shape or any bit does."""
+    array = np.asarray(values)
+    if array.dtype.kind in "OTU":
+        content = repr([str(text) for text in array.ravel()]).encode()
+        return f"text {array.shape} {hashlib.sha256(content).hexdigest()[:16]}"
+    return f"{array.dtype} {array.shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]}"
+
+
+def differences(found: Found, expected: Found, *, whole: bool = True) -> list[str]:
+    """Say where `found` differs from what an undisturbed store has, an array and a run a line.
+
+    With ``whole`` every run and array must be there, else of runs only those that are found are compared.
+    """
+    lines = []
+    if whole:
+        lines += [f"run {label!r} is missing" for label in expected.runs.keys() - found.runs.keys()]
+        lines += _compare("", found.shared, expected.shared)
+    for label, arrays in found.runs.items():
+        if label not in expected.runs:
+            lines.append(f"run {label!r} is none that was asked for")
+        else:
+            lines += _compare(f" of run {label!r}", arrays, expected.runs[label])
+    return lines
+
+
+def _compare(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> Iterator[str]:
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            yield f"{name}{where}: {found.get(name, 'missing')}; undisturbed {expected.get(name, 'missing')}"
+
+
+def files_below(folder: Path) -> set[str]:
+    """Every file below, and every empty folder, relative to it."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())}
