@@ -203,9 +203,11 @@ class LocalStorage(Storage):
         return _FileLocks(self._root)
 
     def clear(self) -> None:
-        """Remove the folder."""
+        """Remove the folder: it goes in one act, so that nothing is removed of what another writer makes anew there."""
+        gone = self._root.with_name(f"{self._root.name}.{uuid.uuid4().hex}")
         try:
-            shutil.rmtree(self._root)
+            self._root.rename(gone)
+            shutil.rmtree(gone)
         except FileNotFoundError:
             return
         except OSError as err:
