@@ -92,6 +92,10 @@ def create_store(
     if not leaves:
         raise InvalidValueError("a store needs at least one leaf; the capture selects no attention")
     storage = _place(path, durable=durable)
+    if read_root(storage) is not None or (storage.folder is not None and storage.folder.is_file()):
+        raise StoreExistsError(f"{storage.url} exists; a new store needs a path where nothing is")
+    if not branches or not calls:
+        raise InvalidValueError(f"a store needs a branch and a call at least; got {branches} and {calls}")
     nodes, labels = _root_nodes(branches, kept, image_shape, reference_shape, frames)
     info = {"schema": SCHEMA_VERSION, "manifest": manifest.to_json()}
     for kind in dict.fromkeys(leaf.kind for leaf in leaves):

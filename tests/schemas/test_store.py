@@ -1,6 +1,5 @@
 """The life of a store: claims, whole shards, completion, and what it refuses."""
 
-import json
 import subprocess
 import sys
 
@@ -11,7 +10,9 @@ import zarr
 
 from attlas.schemas import Leaf, Manifest, create_store, open_store, simulate_store
 from attlas.schemas.errors import (
+    CorruptDataError,
     InvalidValueError,
+    RunTakenError,
     SchemaVersionError,
     StoreExistsError,
     StoreInvalidError,
@@ -72,14 +73,38 @@ def test_rows_are_claimed_once(store):
     store.release(row)
     assert other.claim("a", request="{}") == row
     other.complete_run(row)
-    with pytest.raises(StoreMismatchError, match="run 'a' of .* is complete; choose another id"):
+    with pytest.raises(RunTakenError, match="run 'a' of .* is complete; choose another id"):
         store.claim("a", request="{}")
-
-
-def test_a_run_begun_with_another_request_is_not_taken_over(store):
-    store.release(store.claim("a", request='{"prompt": "x"}'))
-    with pytest.raises(StoreMismatchError, match=r"begun with another request\n  store .*x.*\n  got   .*y"):
+    with pytest.raises(RunTakenError, match=r"from another request; give this one another id\n  store {}\n  got   .*y"):
         store.claim("a", request='{"prompt": "y"}')
+
+
+def test_a_run_that_was_only_begun_may_be_begun_with_another_request(store):
+    store.release(store.claim("a", request='{"prompt": "x"}'))
+    row = store.claim("a", request='{"prompt": "y"}')
+    store.complete_run(row)
+    assert str(store.column("request")[row]) == '{"prompt": "y"}'
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("", "needs a non-empty id"),
+        ("x" * 201, "has 201 characters; 200 are the most"),
+        ("a\nb", r"holds '\\n'; letters, digits, signs and spaces"),
+        ("a\u202eb", "holds"),
+        ("a\ud800", "is no valid text"),
+    ],
+)
+def test_a_run_has_a_label_that_everything_can_carry(store, run, words):
+    with pytest.raises(InvalidValueError, match=words):
+        store.claim(run)
+    assert store.run_ids == []
+
+
+def test_text_that_cannot_be_stored_is_refused_with_the_claim(store):
+    with pytest.raises(InvalidValueError, match="the prompt of run 'a' .* is no valid text"):
+        store.claim("a", prompt="half \ud83d")
 
 
 def test_claims_of_a_killed_process_are_free_at_once(store):
@@ -130,7 +155,9 @@ def test_annotations(store):
     store.write_annotations(row, {"disc": mask, "place": where, "quality": 0.5, "note": "fine", "box": [1, 2, 3, 4]})
     node = store.group["annotations"]
     np.testing.assert_array_equal(node["disc"][row], mask.astype("i1"))
-    assert node["disc"][row + 1].min() == -1
+    assert store.lenient["annotations/disc"][row + 1].min() == -1
+    with pytest.raises(CorruptDataError, match=r"annotations/disc/c\.1\.0\.0 of .* is missing"):
+        node["disc"][row + 1]
     assert node["place"].metadata.dimension_names == ("run", "image_y", "image_x", "coordinate")
     assert node["box"].metadata.dimension_names == ("run", "box_0")
     assert str(node["note"][row]) == "fine"
@@ -164,18 +191,25 @@ def test_what_is_no_store_is_left_untouched(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_newer_schema_is_refused_with_both_versions(store):
-    metadata = json.loads((store.group.store.root / "zarr.json").read_text())
-    metadata["attributes"]["attlas"]["schema"] = 7
-    (store.group.store.root / "zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(SchemaVersionError, match="has schema 7; this attlas reads up to schema 1: upgrade"):
+def changed(store, change):
+    """Change what the root document says of the store; with a checksum that fits unless `change` makes one."""
+    doc = store.snapshot.doc
+    info = {**doc.attributes["attlas"]}
+    change(info)
+    (store.storage.folder / "zarr.json").write_bytes(doc.with_attributes(attlas=info).to_bytes())
+
+
+def test_another_schema_is_refused_with_both_versions(store):
+    changed(store, lambda info: info.update(schema=7))
+    with pytest.raises(SchemaVersionError, match="has schema 7; this attlas reads schema 2: upgrade"):
+        open_store(store.path)
+    changed(store, lambda info: info.update(schema=1))
+    with pytest.raises(SchemaVersionError, match="has schema 1, which no release of attlas wrote; .* record again"):
         open_store(store.path)
 
 
 def test_a_broken_manifest_is_named_whole(store):
-    metadata = json.loads((store.group.store.root / "zarr.json").read_text())
-    metadata["attributes"]["attlas"]["manifest"] |= {"model": 3, "extra": 1}
-    (store.group.store.root / "zarr.json").write_text(json.dumps(metadata))
+    changed(store, lambda info: info.update(manifest={**info["manifest"], "model": 3, "extra": 1}))
     with pytest.raises(StoreInvalidError, match=r"2 problems in .*\n  .*unknown key 'extra'\n  .*'model' is int"):
         open_store(store.path)
 

@@ -22,26 +22,43 @@ def test_a_sound_store_has_none(path):
 
 def test_every_problem_is_listed(path):
     shutil.rmtree(path / "text/4x4/g2r")
-    shutil.rmtree(path / "self/4x4/query_vectors/c/1")
+    for shard in (path / "self/4x4/query_vectors").glob("c.1.*"):
+        shard.unlink()
+    (path / "prompt/c.0").unlink()
     metadata = json.loads((path / "seed/zarr.json").read_text())
     (path / "seed/zarr.json").write_text(json.dumps(metadata | {"data_type": "float32", "fill_value": 0.0}))
     problems = validate_store(path)
     assert problems == [
-        "seed: dtype is float32; int64 is needed",
-        "text/4x4/g2r: missing",
-        "self/4x4/query_vectors: run '0001' is complete but shard c/1/0/0/0/0/0/0 is missing",
-        "self/4x4/query_vectors: run '0001' is complete but shard c/1/0/0/1/0/0/0 is missing",
+        "seed/zarr.json: is not what zarr.json says of seed",
+        "text/4x4/g2r/zarr.json: missing",
+        "prompt: prompt/c.0 is missing, with the entries of 2 complete runs",
+        "text/4x4/g2r: run '0000' is complete but shard text/4x4/g2r/c.0.0.0.0.0.0 is missing",
+        "text/4x4/g2r: run '0001' is complete but shard text/4x4/g2r/c.1.0.0.0.0.0 is missing",
+        "self/4x4/query_vectors: run '0001' is complete but shard self/4x4/query_vectors/c.1.0.0.0.0.0.0 is missing",
+        "self/4x4/query_vectors: run '0001' is complete but shard self/4x4/query_vectors/c.1.0.0.1.0.0.0 is missing",
     ]
 
 
+def test_a_damaged_root_document_does_not_hide_the_rest(path):
+    root = bytearray((path / "zarr.json").read_bytes())
+    root[len(root) // 2] ^= 1
+    (path / "zarr.json").write_bytes(root)
+    (path / "prompt/c.0").unlink()
+    first, second = validate_store(path)
+    assert first.startswith("zarr.json: ")
+    assert second.startswith("prompt: prompt/c.0 is missing")
+
+
 def test_deep_finds_a_flipped_bit_and_names_array_and_run(path):
-    (shard,) = (p for p in (path / "text/4x4/log_attention/c/1").rglob("*") if p.is_file() and p.parts[-4] == "0")
+    shard = path / "text/4x4/log_attention/c.1.0.0.0.0.0.0"
     data = bytearray(shard.read_bytes())
     data[40] ^= 4
     shard.write_bytes(data)
     assert validate_store(path) == []
     (problem,) = validate_store(path, deep=True)
-    assert problem.startswith("text/4x4/log_attention: run '0001', shard c/1/0/0/0/0/0/0 cannot be read:")
+    assert problem.startswith(
+        "text/4x4/log_attention: run '0001', shard text/4x4/log_attention/c.1.0.0.0.0.0.0 cannot be read:"
+    )
 
 
 def test_command(path):
@@ -51,4 +68,4 @@ def test_command(path):
     shutil.rmtree(path / "prompt")
     result = CliRunner().invoke(attlas, ["validate", str(path)])
     assert result.exit_code == 1
-    assert "1 problem\n  prompt: missing" in result.output
+    assert "2 problems\n  prompt/zarr.json: missing\n  prompt: prompt/c.0 is missing" in result.output
