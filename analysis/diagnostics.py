@@ -49,8 +49,8 @@ def dcml(of: Tensor | Trace, queries: Any = None, **options: Any) -> Tensor | xr
         Attention, a torch tensor ``(..., query_y, query_x, key_y, key_x)``, or ``(..., query, key)`` with `grids`; or
         a trace.
     queries
-        Which queries count; the paper: those in the true region of the garment. Of a tensor, a mask ``(..., query_y,
-        query_x)``. Of a trace, a mask as `maps` take them, such as ``trace.annotations["garment"]``: a cell counts if
+        Which queries count; the paper: those in the true region of the object. Of a tensor, a mask ``(..., query_y,
+        query_x)``. Of a trace, a mask as `maps` take them, such as ``annotation_of(trace, "object")``: a cell counts if
         more than half of it is covered.
     **options
         For both: ``coordinates``, place of each patch as (x, y), by default its column and row; ``variant``,

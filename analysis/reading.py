@@ -200,7 +200,7 @@ def _dims(array: "zarr.Array[Any]") -> tuple[str, ...]:
 
 
 def _attrs(array: "zarr.Array[Any]") -> dict[str, Any]:
-    return {name: array.attrs[name] for name in ("units", "description") if name in array.attrs}
+    return {name: array.attrs[name] for name in ("units", "description", "role") if name in array.attrs}
 
 
 def _is_text(array: "zarr.Array[Any]") -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attlas.analysis.aggregation.key_parts import KeyPart
 from attlas.analysis.aggregation.selection import Part, pick_kind, pick_parts
 from attlas.analysis.aggregation.weights import axis_weights
+from attlas.analysis.roles import annotation_of, names_by_role
 from attlas.analysis.sink_rule import Sinks, importance, kept_keys, rule_means, typical
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import unknown_name
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["SinkReport", "SinkRow", "key_classes", "report"]
 
 ROWS = ("layer", "head", "t")
-OBJECTS = {"image": "reference_garment", "self": "garment"}
-"""Annotation that says where the object lies on the pictures that keys are patches of."""
+OBJECTS = {"image": "reference_object", "self": "object"}
+"""Role of the annotation that says where the object lies on the pictures that keys are patches of."""
 
 BATCH = 2**22
 """Numbers of the summary that are looked at together."""
@@ -123,8 +124,8 @@ def report(
         Guidance branch.
     objects
         Mask of the object on the pictures that keys are patches of, as `aggregate` takes for keys, so that other
-        patches are told as background. By default the annotations ``reference_garment`` (kind ``image``) and
-        ``garment`` (``self``) where they are there.
+        patches are told as background. By default the annotations with the roles ``reference_object`` (kind
+        ``image``) and ``object`` (``self``) where there are such.
 
     Returns
     -------
@@ -177,8 +178,9 @@ def key_classes(trace: Trace, part: Part, branch: str, objects: Any = None) -> N
     if not patches.any():
         return names.astype(str)
     inside = np.full((1, leaf.keys), "inner", dtype=object)
-    if objects is None and OBJECTS.get(leaf.kind) in trace.annotations:
-        objects = trace.annotations[OBJECTS[leaf.kind]]
+    role = OBJECTS.get(leaf.kind)
+    if objects is None and role is not None and role in names_by_role(trace):
+        objects = annotation_of(trace, role)
     if objects is not None:
         key_part = KeyPart("reference") if leaf.kind == "joint" else KeyPart()
         cover = np.asarray(axis_weights(trace, part.name, "key", objects, (branch,), key_part))[:, 0]

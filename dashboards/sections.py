@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis import Trace, maps
+from attlas.analysis.roles import annotation_of, names_by_role
 from attlas.analysis.scoring.reference_scores import patch_targets
 from attlas.analysis.words import has_word, spans, text_kind, word_keys
 from attlas.dashboards.figures import GREEN, contoured, framed_patch, large, map_figure, spread_patches
@@ -105,7 +106,7 @@ def reference_section(name: str, trace: Trace, runs: int) -> Section:
         rows += _reference_rows(trace.sel(run), run)
     text = (
         "First row: reference, true picture where it is known, generated picture, and where the reference goes in it "
-        "(ULAM, softmax over queries; of the garment's patches where their mask is known). Second row: a patch of "
+        "(ULAM, softmax over queries; of the object's patches where their mask is known). Second row: a patch of "
         "the generated picture (white) and what it looks at in the reference (SRAM); the green frame is the true "
         "place. Layers of the finest grid, all heads and calls."
     )
@@ -114,19 +115,20 @@ def reference_section(name: str, trace: Trace, runs: int) -> Section:
 
 def _reference_rows(trace: Trace, run: str) -> list[Row]:
     image, reference = trace.images.isel(run=0).compute(), trace.reference.isel(run=0).compute()
-    given = trace.annotations
+    roles = names_by_role(trace)
     figures = [Figure(large(reference), "reference")]
-    for name, label in (("figure", "figure"), ("target", "true picture")):
-        if name in given:
-            figures.append(Figure(large(given[name].isel(run=0).compute()), label))
-    keys: dict[str, Any] = {"keys": given["reference_garment"]} if "reference_garment" in given else {}
+    if "target" in roles:
+        figures.append(Figure(large(annotation_of(trace, "target").isel(run=0).compute()), "true picture"))
+    keys: dict[str, Any] = {}
+    if "reference_object" in roles:
+        keys["keys"] = annotation_of(trace, "reference_object")
     # As in the strips of words, coarse layers would outshine the finest grid.
     kind = reference_kind(trace) or "image"
     grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == kind)
     unified = _shown(maps.ulam(trace, "r2g", kind=kind, layers=grid, **keys, **landing(trace, kind).arguments))
     figures += [Figure(large(image), "generated"), Figure(map_figure(image, unified), "goes to (ULAM, r2g)")]
     rows: list[Row] = [(f"run {run}", figures)]
-    if "correspondence" in given:
+    if "correspondence" in roles:
         rows.append(("", _patch_figures(trace, kind, image, reference)))
     return rows
 
@@ -139,7 +141,7 @@ def _patch_figures(trace: Trace, kind: str, image: xr.DataArray, reference: xr.D
         return []
     grid = (leaf.query_grid[0], leaf.query_grid[1])
     size = (reference.shape[0], reference.shape[1])
-    true = patch_targets(trace.annotations["correspondence"], grid, key_grid, size).isel(run=0)
+    true = patch_targets(annotation_of(trace, "correspondence"), grid, key_grid, size).isel(run=0)
     figures = []
     for patch in spread_patches(true.notnull().all("coordinate").values, PATCHES):
         place = true.isel(y=patch[0], x=patch[1]).values

@@ -44,6 +44,16 @@ def test_files_stay_small(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+DEMO = ("recorder/demo/", "schemas/cli/demo.py", "schemas/simulate.py")
+"""What makes or describes the demo's stores; everything else asks annotations for their roles."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_of_the_demo_stay_in_the_demo(path):
+    place = path.relative_to(ROOT).as_posix()
+    assert place.startswith(DEMO) or "garment" not in path.read_text().lower()
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

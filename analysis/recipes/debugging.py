@@ -14,6 +14,7 @@ from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import bar, imacs_of, mean_of, reference_options
 from attlas.analysis.recipes.settings import settings_of
 from attlas.analysis.registry import statistic_of
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.reference_scores import sram_peaks, true_patches
 from attlas.analysis.scoring.score_table import Score
 from attlas.analysis.trace import Trace
@@ -21,7 +22,7 @@ from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["table2"]
 
-KNOWN = ("correspondence", "garment", "reference_garment", "target")
+KNOWN = ("correspondence", "object", "reference_object", "target")
 NAMES = ("base", "refined", "control")
 PAPER = {
     "DCI-VTON": (13.0953, 0.0334, 0.0824, 0.8612, 0.0785, None),
@@ -39,8 +40,8 @@ DIAGNOSTICS = ("dcml", "tv", "cwg")
     "i2am-table2",
     title="A model before and after its attention was refined",
     paper="I2AM Table 2 and Fig. 10, 15",
-    stores=(Need("tryon", annotations=KNOWN, full=True), Need("tryon-refined", annotations=KNOWN, full=True)),
-    optional=(Need("tryon-control", annotations=KNOWN, full=True),),
+    stores=(Need("tryon", roles=KNOWN, full=True), Need("tryon-refined", roles=KNOWN, full=True)),
+    optional=(Need("tryon-control", roles=KNOWN, full=True),),
     comparable=False,
 )
 def table2(
@@ -72,7 +73,7 @@ def table2(
     measured = {
         name: _measures(trace, chosen, layer) for name, trace in bar(models.items(), "i2am-table2", progress, "store")
     }
-    reference = models["base"].annotations["reference_garment"]
+    reference = annotation_of(models["base"], "reference_object")
     made = ulam(models["base"], "r2g", layers=chosen, keys=reference, **reference_options(models["base"]))
     return RecipeResult(
         [_as_printed(measured), _differences(measured)],
@@ -115,21 +116,21 @@ def _measures(trace: Trace, layers: str, layer: str) -> dict[str, xr.DataArray]:
     if others:
         raise InvalidValueError(f"refined_layer {layer!r} names layers of several grids; name one layer")
     kept = [path for part in pick_parts(trace, options["kind"], layers, None) for path in part.labels]
-    annotations = {name: trace.annotations[name].compute() for name in ("garment", "reference_garment", "target")}
-    garment, reference = annotations["garment"], annotations["reference_garment"]
+    roles = ("object", "reference_object", "target")
+    mask, reference, target = (annotation_of(trace, role).compute() for role in roles)
     # Sums over layers are linear: one pass over the attention gives the maps of any set of them.
     to_generated = llam(trace, "r2g", keys=reference, **options).compute()
-    to_reference = llam(trace, "g2r", queries=garment, **options).compute()
+    to_reference = llam(trace, "g2r", queries=mask, **options).compute()
     told = {
-        "SSIM": ssim(trace.images, annotations["target"]),
-        "SSIM inside the garment": ssim(trace.images, annotations["target"], garment),
-        "PSNR inside the garment, dB": psnr(trace.images, annotations["target"], garment),
-        "IMACS_g": imacs_of(to_generated.sel(layer=kept).sum("layer"), garment),
-        "IMACS_g, all keys": imacs_of(ulam(trace, "r2g", layers=layers, **options), garment),
-        "IMACS_g, all layers": imacs_of(to_generated.sum("layer"), garment),
+        "SSIM": ssim(trace.images, target),
+        "SSIM inside the object": ssim(trace.images, target, mask),
+        "PSNR inside the object, dB": psnr(trace.images, target, mask),
+        "IMACS_g": imacs_of(to_generated.sel(layer=kept).sum("layer"), mask),
+        "IMACS_g, all keys": imacs_of(ulam(trace, "r2g", layers=layers, **options), mask),
+        "IMACS_g, all layers": imacs_of(to_generated.sum("layer"), mask),
         "IMACS_r": imacs_of(to_reference.sel(layer=kept).sum("layer"), reference),
         "PCK@1": _pck(trace, layers),
-        "refined layer: IMACS_g": imacs_of(to_generated.sel(layer=list(own.labels)).sum("layer"), garment),
+        "refined layer: IMACS_g": imacs_of(to_generated.sel(layer=list(own.labels)).sum("layer"), mask),
         "refined layer: IMACS_r": imacs_of(to_reference.sel(layer=list(own.labels)).sum("layer"), reference),
         "refined layer: PCK@1": _pck(trace, layer),
     }
@@ -194,7 +195,7 @@ def _notes(measured: Mapping[str, Mapping[str, xr.DataArray]], layer: str) -> li
     notes = [
         "Not comparable in value: the paper's rows are of VITON-HD at 512x384 and of other models.",
         "FID, KID and LPIPS are not computed: they need a trained feature network and thousands of pictures.",
-        "IMACS_g is of R2G maps over the reference garment's patches, IMACS_r of G2R maps of the garment's queries.",
+        "IMACS_g is of R2G maps over the reference object's patches, IMACS_r of G2R maps of the object's queries.",
         (
             f"The refined layer is {layer}: in the base its SRAM finds the true patch most often. In the demo the "
             "losses saw no other, and its mean over heads; its DCML, TV and CWG here are of each head, averaged over t."

@@ -9,6 +9,7 @@ import xarray as xr
 from attlas.analysis.maps import sram, ulam
 from attlas.analysis.recipes.figures import BLUE, COLOURS, RED, Mark, Panel, axes_grid, drawing, sheet
 from attlas.analysis.recipes.reference import first_runs, imacs_of, planes, reference_options, soft_map, well_spread
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.reference_scores import true_patches
 from attlas.analysis.scoring.score_table import Score
 from attlas.analysis.trace import Trace
@@ -44,7 +45,7 @@ def before_and_after(models: Mapping[str, Trace], layers: str, layer: str, sampl
 
 
 def _place(truth: xr.DataArray) -> tuple[int, int]:
-    """Row and column of a query with a truth, off the garment's middle, where any model looks about right."""
+    """Row and column of a query with a truth, off the object's middle, where any model looks about right."""
     inside = truth.notnull().all("coordinate").values
     spread = well_spread(inside, 2)
     if not spread:
@@ -56,14 +57,15 @@ def _rows(
     trace: Trace, layers: str, layer: str, places: Sequence[tuple[int, int]], truth: xr.DataArray
 ) -> list[list[Panel]]:
     options = reference_options(trace)
-    masks = [trace.annotations[name].compute() for name in ("garment", "reference_garment")]
+    masks = [annotation_of(trace, role).compute() for role in ("object", "reference_object")]
     maps = [
         ulam(trace, "r2g", layers=layers, keys=masks[1], **options).compute(),
         ulam(trace, "g2r", layers=layers, queries=masks[0], **options).compute(),
     ]
     soft = [list(planes(soft_map(values, mask).compute())) for values, mask in zip(maps, masks, strict=True)]
     scores = [imacs_of(values, mask).values for values, mask in zip(maps, masks, strict=True)]
-    pictures, references, targets = trace.images.values, trace.reference.values, trace.annotations["target"].values
+    pictures, references = trace.images.values, trace.reference.values
+    targets = annotation_of(trace, "target").values
     size = truth.sizes["y"], truth.sizes["x"]
     if "segment" in options:
         options["keys"] = options.pop("segment")

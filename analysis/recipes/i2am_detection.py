@@ -30,11 +30,12 @@ from attlas.analysis.recipes.reference import (
     reference_options,
 )
 from attlas.analysis.recipes.settings import labels_of, settings_of
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.trace import Trace
 
 __all__ = ["PAPER_DETECTORS", "detection_maps", "detection_settings", "table1", "truth"]
 
-MASKS = ("garment", "reference_garment")
+MASKS = ("object", "reference_object")
 PAPER_DETECTORS = {
     "Faster-RCNN (supervised)": 0.2658,
     "Mask-RCNN (supervised)": 0.2706,
@@ -51,14 +52,14 @@ COLUMNS = ("boxes from", "mIoU", "boxes found", "paper", "what it is")
     "i2am-table1",
     title="Object detection by boxes of R2G maps, with its baselines and their errors",
     paper="I2AM Table 1",
-    stores=(Need("tryon", annotations=MASKS, full=True),),
-    optional=(Need("tryon-random", annotations=MASKS, full=True),),
+    stores=(Need("tryon", roles=MASKS, full=True),),
+    optional=(Need("tryon-random", roles=MASKS, full=True),),
     comparable=False,
 )
 def table1(
     traces: Sequence[Trace], *, progress: bool = True, delta: float = TAU, seed: int = 0, samples: int = 4
 ) -> RecipeResult:
-    """Find the garment's box from ULAM (R2G) by several choices of layers and keys, beside boxes that know nothing."""
+    """Find the object's box from ULAM (R2G) by several choices of layers and keys, beside boxes that know nothing."""
     trace = traces[0]
     picture, true = truth(trace)
     rows: list[tuple[Any, ...]] = []
@@ -78,7 +79,7 @@ def table1(
     ]
     rows += [(name, None, None, value, "not run here") for name, value in PAPER_DETECTORS.items()]
     return RecipeResult(
-        [Table("mean IoU of boxes with the garment's", COLUMNS, rows), _scale_table(true, picture, trace, delta)],
+        [Table("mean IoU of boxes with the object's", COLUMNS, rows), _scale_table(true, picture, trace, delta)],
         {"boxes found (red) and true (blue) over ULAM (R2G)": _draw(first_runs(trace, samples), delta)},
         [
             (
@@ -118,19 +119,19 @@ def detection_settings(traces: Sequence[Trace], **rules: Any) -> dict[str, Any]:
 
 def truth(trace: Trace) -> tuple[tuple[int, int], xr.DataArray]:
     """Size of the pictures, and the true boxes in their pixels."""
-    garment = trace.annotations["garment"]
-    return (garment.shape[1], garment.shape[2]), boxes_of(garment).compute()
+    mask = annotation_of(trace, "object")
+    return (mask.shape[1], mask.shape[2]), boxes_of(mask).compute()
 
 
 def detection_maps(trace: Trace) -> dict[str, xr.DataArray]:
     """ULAM (R2G) by layers and keys, in memory."""
     options = reference_options(trace)
-    reference = trace.annotations["reference_garment"]
+    reference = annotation_of(trace, "reference_object")
     finest = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == options["kind"])
     made = {}
     for name, layers in (("decoder", chosen_layers(trace, "decoder")), (f"layers {finest}", [finest])):
         made[f"{name}, all keys"] = ulam(trace, "r2g", layers=layers, **options).compute()
-        made[f"{name}, garment's keys"] = ulam(trace, "r2g", layers=layers, keys=reference, **options).compute()
+        made[f"{name}, object's keys"] = ulam(trace, "r2g", layers=layers, keys=reference, **options).compute()
     return made
 
 
@@ -148,13 +149,13 @@ def _random(true: xr.DataArray, picture: tuple[int, int], seed: int, variant: st
 def _scale_table(true: xr.DataArray, picture: tuple[int, int], trace: Trace, delta: float) -> Table:
     """IoU of perfect boxes, and of found ones, compared in pixels of the wrong size."""
     large = to_frame(true, picture, COCO)
-    found = boxes(detection_maps(trace)["decoder, garment's keys"], picture, delta).compute()
+    found = boxes(detection_maps(trace)["decoder, object's keys"], picture, delta).compute()
     small = to_frame(found, picture, (PLANE, PLANE))
     wide = random_boxes(4000, COCO, seed=0)
     rows = [
         ("4000 random boxes of 10 to 30 %, as COCO's were chosen", mean_of(released_scale_error(wide)), 0.2416),
-        ("the garments' own boxes", mean_of(released_scale_error(large)), None),
-        ("boxes of decoder, garment's keys", mean_of(box_ious(small, large)), None),
+        ("the objects' own boxes", mean_of(released_scale_error(large)), None),
+        ("boxes of decoder, object's keys", mean_of(box_ious(small, large)), None),
     ]
     return Table("found in 369x369, compared in 512x512", ("perfect boxes of", "mIoU", "paper, for its maps"), rows)
 

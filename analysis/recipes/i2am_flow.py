@@ -26,6 +26,7 @@ from attlas.analysis.recipes.reference import (
     well_spread,
 )
 from attlas.analysis.recipes.settings import labels_of, settings_of
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.reference_scores import sram_peaks
 from attlas.analysis.trace import Trace
 
@@ -38,7 +39,7 @@ PAPER_IMACS = {
     "Refined custom": (0.2215, 0.0948),
 }
 """IMACS_g and IMACS_r of the paper's Table 2, VITON-HD, delta 0.4, lambda 3."""
-MASKS = ("garment", "reference_garment")
+MASKS = ("object", "reference_object")
 WIDE = 0.6
 RULES = {"normalise": "minmax", "threshold": "minmax 0.4 soft", "penalty": 3, "invert": "no"}
 SHOWN = {"normalise": "minmax", "threshold": "none", "invert": "no"}
@@ -48,8 +49,8 @@ SHOWN = {"normalise": "minmax", "threshold": "none", "invert": "no"}
     "i2am-fig6",
     title="R2G maps over time and heads, and the maps of everything (M_g, M_r) with IMACS",
     paper="I2AM Fig. 6 and 15",
-    stores=(Need("tryon", annotations=MASKS, full=True),),
-    optional=(Need("tryon-random", annotations=MASKS, full=True), Need("tryon-refined", annotations=MASKS, full=True)),
+    stores=(Need("tryon", roles=MASKS, full=True),),
+    optional=(Need("tryon-random", roles=MASKS, full=True), Need("tryon-refined", roles=MASKS, full=True)),
     comparable=False,
 )
 def fig6(
@@ -66,7 +67,7 @@ def fig6(
             made = _ulams(trace, part, layers)
             over = [mean_of(imacs_of(made[name], mask)) for name, mask in zip("gr", _masks(trace), strict=True)]
             overlap = mean_of(iou(soft_map(made["g"], _masks(trace)[0]), _masks(trace)[0]).compute())
-            rows.append((label, "garment" if part else "all (the paper)", *over, overlap))
+            rows.append((label, "object" if part else "all (the paper)", *over, overlap))
     rows += [(f"paper: {name}", "all", *numbers, None) for name, numbers in PAPER_IMACS.items()]
     columns = ("model", "patches averaged over", "IMACS_g", "IMACS_r", "IoU_g")
     shown = first_runs(traces[0], samples)
@@ -74,18 +75,18 @@ def fig6(
     notes = [
         "The paper's rows are VITON-HD at 512x384 with its models: same score, other models and data, not comparable.",
         (
-            "'Garment': R2G averaged over the garment's patches of the reference, G2R over those of the picture. Over "
-            "all patches R2G also shows where the reference's background goes, which here is outside the garment."
+            "'Object': R2G averaged over the object's patches of the reference, G2R over those of the picture. Over "
+            "all patches R2G also shows where the reference's background goes, which here is outside the object."
         ),
         (
-            "IMACS_r does not tell a trained model from a random one; IMACS_g over the garment's patches and SRAM "
+            "IMACS_r does not tell a trained model from a random one; IMACS_g over the object's patches and SRAM "
             "(i2am-fig9) do."
         ),
     ]
     return RecipeResult(
         [Table("IMACS, mean over runs", columns, rows)],
         {
-            "TLAM and HLAM, R2G: over all reference patches, and over the garment's": time,
+            "TLAM and HLAM, R2G: over all reference patches, and over the object's": time,
             "ULAM with IMACS of each run": _ulam_sheet(shown, layers),
         },
         notes,
@@ -97,7 +98,7 @@ def fig6(
     "i2am-fig7",
     title="Generation flow: G2R and R2G over time and heads, and SRAM with the true correspondence",
     paper="I2AM Fig. 7 and 12",
-    stores=(Need("tryon", annotations=(*MASKS, "correspondence"), full=True),),
+    stores=(Need("tryon", roles=(*MASKS, "correspondence"), full=True),),
     comparable=False,
 )
 def fig7(
@@ -210,15 +211,15 @@ def _bounds(values: xr.DataArray) -> list[tuple[int, int]]:
 
 
 def _masks(trace: Trace) -> tuple[xr.DataArray, xr.DataArray]:
-    return trace.annotations["garment"], trace.annotations["reference_garment"]
+    return annotation_of(trace, "object"), annotation_of(trace, "reference_object")
 
 
 def _limited(trace: Trace, direction: str, part: bool) -> dict[str, Any]:
-    """Arguments that average over the garment's patches only, on the side that the map does not lie on."""
+    """Arguments that average over the object's patches only, on the side that the map does not lie on."""
     if not part:
         return {}
-    garment, reference = _masks(trace)
-    return {"keys": reference} if direction == "r2g" else {"queries": garment}
+    mask, reference = _masks(trace)
+    return {"keys": reference} if direction == "r2g" else {"queries": mask}
 
 
 def _ulams(trace: Trace, part: bool, layers: str) -> dict[str, xr.DataArray]:
@@ -239,7 +240,7 @@ def _settings(traces: Sequence[Trace], layers: str, **rules: Any) -> dict[str, A
 
 
 def _over_time_and_heads(trace: Trace, groups: int, layers: str, chosen: Sequence[tuple[str, bool]]) -> Any:
-    """Rows of each run: a direction, over all patches or the garment's; columns: TLAM groups, then heads."""
+    """Rows of each run: a direction, over all patches or the object's; columns: TLAM groups, then heads."""
     options = {"layers": chosen_layers(trace, layers), **reference_options(trace)}
     pictures = {"r2g": trace.images.values, "g2r": trace.reference.values}
     rows: list[list[Panel]] = [[] for _ in range(len(trace.run_ids) * len(chosen))]
@@ -257,20 +258,20 @@ def _over_time_and_heads(trace: Trace, groups: int, layers: str, chosen: Sequenc
             row = run * len(chosen) + place
             rows[row] = [Panel(picture), *(Panel(picture, own, smooth=True) for own in values)]
             start = f"{name}\n" if place == 0 else ""
-            labels[row] = f"{start}{direction.upper()}{', garment' if part else ''}"
+            labels[row] = f"{start}{direction.upper()}{', object' if part else ''}"
     return sheet(rows, row_labels=labels, column_labels=columns, cell=WIDE)
 
 
 def _ulam_sheet(trace: Trace, layers: str) -> Any:
-    garment, reference = _masks(trace)
+    masks = _masks(trace)
     columns: list[tuple[str, list[Panel]]] = [
         ("generated", [Panel(picture) for picture in trace.images.values]),
         ("reference", [Panel(picture) for picture in trace.reference.values]),
     ]
     for part in (False, True):
         made = _ulams(trace, part, layers)
-        words = "garment" if part else "all"
-        for name, mask, pictures in (("g", garment, trace.images.values), ("r", reference, trace.reference.values)):
+        words = "object" if part else "all"
+        for name, mask, pictures in zip("gr", masks, (trace.images.values, trace.reference.values), strict=True):
             soft = planes(soft_map(made[name], mask).compute())
             scores = imacs_of(made[name], mask).values
             panels = [
@@ -288,7 +289,7 @@ def _ulam_sheet(trace: Trace, layers: str) -> Any:
 
 
 def _sram_sheet(trace: Trace, paths: list[str]) -> Any:
-    """One patch a run, each at another place of the garment."""
+    """One patch a run, each at another place of the object."""
     rows, labels = [], []
     finest = layers_of(trace, max((leaf for leaf in trace.leaves.values()), key=lambda leaf: leaf.queries).grid)[0]
     for place, run in enumerate(trace.run_ids):

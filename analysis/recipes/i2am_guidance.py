@@ -23,6 +23,7 @@ from attlas.analysis.recipes.reference import (
     soft_map,
 )
 from attlas.analysis.recipes.settings import settings_of
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.masked import inside_of, mean_inside
 from attlas.analysis.scoring.picture_metrics import psnr
 from attlas.analysis.trace import Trace
@@ -30,14 +31,14 @@ from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["fig11"]
 
-MASKS = ("garment", "reference_garment", "target")
+MASKS = ("object", "reference_object", "target")
 
 
 @recipe(
     "i2am-fig11",
     title="R2G with and without guidance, for the same seeds",
     paper="I2AM Fig. 11",
-    stores=(Need("tryon", annotations=MASKS, full=True), Need("tryon-guided", annotations=MASKS, full=True)),
+    stores=(Need("tryon", roles=MASKS, full=True), Need("tryon-guided", roles=MASKS, full=True)),
     comparable=False,
 )
 def fig11(traces: Sequence[Trace], *, progress: bool = True, samples: int = 3, layers: str = "decoder") -> RecipeResult:
@@ -75,8 +76,8 @@ def fig11(traces: Sequence[Trace], *, progress: bool = True, samples: int = 3, l
 
 
 def _verdict(rows: Sequence[tuple[Any, ...]]) -> str:
-    """Say whether attention is nearer to the mask with guidance, by IMACS_g over the garment's keys."""
-    change = next(row[-1] for row in rows if row[0] == "IMACS_g, garment's keys")
+    """Say whether attention is nearer to the mask with guidance, by IMACS_g over the object's keys."""
+    change = next(row[-1] for row in rows if row[0] == "IMACS_g, object's keys")
     sure = abs(change.value) > change.ci95
     said = "rises" if change.value > 0 else "falls"
     found = f"{said} by {abs(change.value):.3f} +-{change.ci95:.3f}" if sure else "does not change beyond its interval"
@@ -90,25 +91,25 @@ def _maps(trace: Trace, layers: str) -> dict[str, xr.DataArray]:
     options = {"layers": chosen_layers(trace, layers), **reference_options(trace)}
     return {
         "all keys": ulam(trace, "r2g", **options).compute(),
-        "garment's keys": ulam(trace, "r2g", keys=trace.annotations["reference_garment"], **options).compute(),
+        "object's keys": ulam(trace, "r2g", keys=annotation_of(trace, "reference_object"), **options).compute(),
     }
 
 
 def _measures(trace: Trace, layers: str) -> dict[str, xr.DataArray]:
     """Numbers of each run, by name."""
-    garment = trace.annotations["garment"].compute()
+    mask = annotation_of(trace, "object").compute()
     told: dict[str, xr.DataArray] = {}
     for name, values in _maps(trace, layers).items():
-        soft = soft_map(values, garment).compute()
-        whole = resample(values, (garment.shape[1], garment.shape[2])).compute()
-        inside, dims = inside_of(whole, garment)
+        soft = soft_map(values, mask).compute()
+        whole = resample(values, (mask.shape[1], mask.shape[2])).compute()
+        inside, dims = inside_of(whole, mask)
         told |= {
-            f"IMACS_g, {name}": imacs_of(values, garment),
-            f"IoU with the mask, {name}": iou(soft, garment),
+            f"IMACS_g, {name}": imacs_of(values, mask),
+            f"IoU with the mask, {name}": iou(soft, mask),
             f"ratio inside to outside, {name}": mean_inside(whole, inside, dims) / mean_inside(whole, 1 - inside, dims),
             f"area, {name}": xr.DataArray(area_of(values), {"run": values["run"]}, ("run",)),
         }
-    told["PSNR inside the garment, dB"] = psnr(trace.images, trace.annotations["target"], garment).compute()
+    told["PSNR inside the object, dB"] = psnr(trace.images, annotation_of(trace, "target"), mask).compute()
     return {name: own.astype(np.float64).drop_vars([c for c in own.coords if c != "run"]) for name, own in told.items()}
 
 
@@ -116,15 +117,15 @@ def _draw(pair: dict[str, Trace], samples: int, layers: str) -> Any:
     columns: list[tuple[str, list[Panel]]] = []
     for name, trace in pair.items():
         shown = first_runs(trace, samples)
-        masks = shown.annotations["garment"].values
+        masks = annotation_of(shown, "object")
         pictures = shown.images.values
         columns.append((f"{name}\nguidance", [Panel(picture) for picture in pictures]))
         for part, values in _maps(shown, layers).items():
-            soft = planes(soft_map(values, shown.annotations["garment"]).compute())
-            scores = imacs_of(values, shown.annotations["garment"]).values
+            soft = planes(soft_map(values, masks).compute())
+            scores = imacs_of(values, masks).values
             panels = [
                 Panel(picture, own, caption=f"IMACS$_g$ {score:.2f}", limits=(0, 1), contour=mask)
-                for picture, own, score, mask in zip(pictures, soft, scores, masks, strict=True)
+                for picture, own, score, mask in zip(pictures, soft, scores, masks.values, strict=True)
             ]
             columns.append((f"$M_g$, {name}\n{part}", panels))
     return sheet(

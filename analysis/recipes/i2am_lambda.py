@@ -13,6 +13,7 @@ from attlas.analysis.recipes.figures import COLOURS, Line, axes_grid, curves, dr
 from attlas.analysis.recipes.recipe import Need, RecipeResult, Table, recipe
 from attlas.analysis.recipes.reference import TAU, bar, chosen_layers, mean_of, reference_options
 from attlas.analysis.recipes.settings import labels_of, settings_of
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.picture_metrics import psnr, ssim
 from attlas.analysis.trace import Trace
 
@@ -32,16 +33,16 @@ PAPER_TABLE: dict[str, tuple[float, float, float, float]] = {
 ROUNDED = 5e-5
 """Half of the last digit that the paper prints."""
 LINE_COLUMNS = ("map", "slope 1 to 3", "slope 3 to 5", "slope 5 to 10", "slopes differ by", "rounding allows", "line")
-RELATED_COLUMNS = ("map", "lambda", "with PSNR of the garment", "with SSIM of the garment", "runs")
-MASKS = ("garment", "reference_garment", "target")
+RELATED_COLUMNS = ("map", "lambda", "with PSNR of the object", "with SSIM of the object", "runs")
+MASKS = ("object", "reference_object", "target")
 
 
 @recipe(
     "i2am-table4",
     title="IMACS for penalty factors 1, 3, 5, 10: a straight line by eq. 8",
     paper="I2AM Table 4",
-    stores=(Need("tryon", annotations=MASKS, full=True),),
-    optional=(Need("tryon-random", annotations=MASKS, full=True), Need("tryon-refined", annotations=MASKS, full=True)),
+    stores=(Need("tryon", roles=MASKS, full=True),),
+    optional=(Need("tryon-random", roles=MASKS, full=True), Need("tryon-refined", roles=MASKS, full=True)),
     comparable=False,
 )
 def table4(
@@ -105,13 +106,13 @@ def slopes(values: Sequence[float], lambdas: Sequence[float]) -> list[float]:
 def _soft_maps(trace: Trace, layers: str) -> list[tuple[str, xr.DataArray, xr.DataArray]]:
     """Make maps as they are scored, with their masks: both directions over all patches, and others that tell more."""
     options = {"layers": chosen_layers(trace, layers), **reference_options(trace)}
-    garment, reference = (trace.annotations[name].compute() for name in MASKS[:2])
-    over_garment = ulam(trace, "r2g", keys=reference, **options)
+    mask, reference = (annotation_of(trace, role).compute() for role in MASKS[:2])
+    over_object = ulam(trace, "r2g", keys=reference, **options)
     g, r = ulam(trace, "r2g", **options), ulam(trace, "g2r", **options)
-    shapes = [(mask.shape[1], mask.shape[2]) for mask in (garment, reference)]
+    shapes = [(own.shape[1], own.shape[2]) for own in (mask, reference)]
     return [
-        ("g", transform(g, shapes[0]).compute(), garment),
-        ("g over the garment's keys", transform(over_garment, shapes[0]).compute(), garment),
+        ("g", transform(g, shapes[0]).compute(), mask),
+        ("g over the object's keys", transform(over_object, shapes[0]).compute(), mask),
         ("r", transform(r, shapes[1]).compute(), reference),
         ("r as released", transform(r, shapes[1], variant="released", mask=reference).compute(), reference),
     ]
@@ -145,8 +146,8 @@ def _line(name: str, values: Sequence[float], off: float) -> tuple[Any, ...]:
 
 
 def _related(trace: Trace, name: str, swept: Mapping[float, xr.DataArray]) -> list[tuple[Any, ...]]:
-    given = trace.annotations
-    scores = [own(trace.images, given["target"], given["garment"]).compute() for own in (psnr, ssim)]
+    target, mask = annotation_of(trace, "target"), annotation_of(trace, "object")
+    scores = [own(trace.images, target, mask).compute() for own in (psnr, ssim)]
     return [
         (name, penalty, *(float(xr.corr(values, own)) for own in scores), int(values.notnull().sum()))
         for penalty, values in swept.items()

@@ -24,6 +24,7 @@ from attlas.analysis.recipes.reference import (
     well_spread,
 )
 from attlas.analysis.recipes.settings import labels_of, settings_of
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.reference_scores import sram_peaks, true_patches
 from attlas.analysis.scoring.score_table import Score
 from attlas.analysis.trace import Trace
@@ -31,7 +32,7 @@ from attlas.schemas import Leaf
 
 __all__ = ["fig2", "fig9", "sram_row", "targets"]
 
-KNOWN = ("correspondence", "garment", "reference_garment")
+KNOWN = ("correspondence", "object", "reference_object")
 RULES: dict[str, Any] = {"resample": "none", "normalise": "minmax", "threshold": "none", "invert": "no"}
 LEGEND = "red frame: the generated patch; blue cross: its true place in the reference; red circle: the map's maximum"
 
@@ -40,18 +41,18 @@ LEGEND = "red frame: the generated patch; blue cross: its true place in the refe
     "i2am-fig2",
     title="Layer-level maps (LLAM) and SRAM, layer by layer",
     paper="I2AM Fig. 2",
-    stores=(Need("tryon", annotations=KNOWN, full=True),),
+    stores=(Need("tryon", roles=KNOWN, full=True),),
     comparable=False,
 )
 def fig2(traces: Sequence[Trace], *, progress: bool = True, samples: int = 2) -> RecipeResult:
     """Show LLAM (R2G) on the generated picture and SRAM of one patch on the reference, for every layer.
 
     The table scores each layer over all runs: how much of the picture its map covers (the paper: from coarse to fine),
-    IMACS_g over all reference patches and over the garment's, and how often the SRAM finds the true patch.
+    IMACS_g over all reference patches and over the object's, and how often the SRAM finds the true patch.
     """
     (trace,) = traces
     paths = layers_of(trace)
-    garment, reference = trace.annotations["garment"], trace.annotations["reference_garment"]
+    mask, reference = annotation_of(trace, "object"), annotation_of(trace, "reference_object")
     options = reference_options(trace)
     whole = llam(trace, "r2g", **options).compute()
     part = llam(trace, "r2g", keys=reference, **options).compute()
@@ -61,12 +62,12 @@ def fig2(traces: Sequence[Trace], *, progress: bool = True, samples: int = 2) ->
             (
                 name.replace("\n", ", "),
                 mean_of(area_of(whole.sel(layer=path))),
-                mean_of(imacs_of(whole.sel(layer=path), garment)),
-                mean_of(imacs_of(part.sel(layer=path), garment)),
+                mean_of(imacs_of(whole.sel(layer=path), mask)),
+                mean_of(imacs_of(part.sel(layer=path), mask)),
                 mean_of(_pck(trace, path, 1)),
             )
         )
-    columns = ("layer", "area of LLAM", "IMACS_g", "IMACS_g, garment's keys", "SRAM PCK@1")
+    columns = ("layer", "area of LLAM", "IMACS_g", "IMACS_g, object's keys", "SRAM PCK@1")
     shown = first_runs(trace, samples)
     notes = [
         "Not comparable: the paper shows StableVITON, DCI-VTON and PASD and gives no numbers for this figure.",
@@ -87,8 +88,8 @@ def fig2(traces: Sequence[Trace], *, progress: bool = True, samples: int = 2) ->
     "i2am-fig9",
     title="SRAM at corresponding positions, layer by layer",
     paper="I2AM Fig. 9",
-    stores=(Need("tryon", annotations=("correspondence",)),),
-    optional=(Need("tryon-random", annotations=("correspondence",)),),
+    stores=(Need("tryon", roles=("correspondence",)),),
+    optional=(Need("tryon-random", roles=("correspondence",)),),
     comparable=False,
 )
 def fig9(
@@ -120,7 +121,7 @@ def fig9(
             "The paper says that lower layers align positions and higher ones drift. Here the reference is turned, "
             "mirrored, scaled and shifted, so that the same place is wrong; layers are held against the true place."
         ),
-        "PCK@r: share of the garment's patches whose SRAM maximum lies within r reference patches of the truth.",
+        "PCK@r: share of the object's patches whose SRAM maximum lies within r reference patches of the truth.",
         LEGEND,
     ]
     return RecipeResult(

@@ -23,8 +23,8 @@ RULES = (
     ("decoder, all keys", "percentile", False),
     ("decoder, all keys", "percentile", True),
     ("decoder, all keys", "fixed", False),
-    ("decoder, garment's keys", "percentile", False),
-    ("decoder, garment's keys", "fixed", False),
+    ("decoder, object's keys", "percentile", False),
+    ("decoder, object's keys", "fixed", False),
 )
 """Map, rule of the threshold, and whether the map is inverted."""
 
@@ -33,7 +33,7 @@ RULES = (
     "i2am-table3",
     title="The threshold delta of the detection, which its percentile rule mostly ignores",
     paper="I2AM Table 3",
-    stores=(Need("tryon", annotations=MASKS, full=True),),
+    stores=(Need("tryon", roles=MASKS, full=True),),
     comparable=False,
 )
 def table3(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attlas.analysis.recipes.tables import Table
+from attlas.analysis.roles import names_by_role
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
 
@@ -40,15 +41,15 @@ class Need:
         The demo store that has it, of `DEMO_STORES`; a store of your own serves as well if it has what follows.
     kinds
         Kinds of attention, any of which will do; by default text for ``shapes``, reference for ``tryon``.
-    annotations
-        Names of annotations that must have been given while recording.
+    roles
+        Roles of annotations that must have been given while recording.
     full
         Whether the full arrays are needed, not the summary alone.
     """
 
     name: str
     kinds: tuple[str, ...] = ()
-    annotations: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     full: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class Need:
 
     def __str__(self) -> str:
         """Words of the need."""
-        given = f", annotations {', '.join(self.annotations)}" if self.annotations else ""
+        given = f", roles {', '.join(self.roles)}" if self.roles else ""
         return f"{self.name}: attention of kind {' or '.join(self.kinds)}{', full arrays' if self.full else ''}{given}"
 
     def lacking(self, trace: Trace) -> list[str]:
@@ -70,7 +71,8 @@ class Need:
             return [
                 f"attention of kind {' or '.join(self.kinds)} (it holds {', '.join(trace.kinds)}); record with --kinds"
             ]
-        missing = [f"annotation {name!r}" for name in self.annotations if name not in trace.annotations]
+        given = names_by_role(trace)
+        missing = [f"an annotation with the role {role!r}" for role in self.roles if role not in given]
         if self.full and all(leaf.encoding == "none" for leaf in leaves):
             missing.append("full arrays (it holds summaries only); record with --detail full")
         return missing

@@ -11,6 +11,7 @@ from attlas.analysis.aggregation.resample import resample
 from attlas.analysis.aggregation.selection import pick_parts
 from attlas.analysis.metrics import imacs, iou, pck, psnr
 from attlas.analysis.normalise import threshold
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.score_table import Score, ScoreTable, score_of
 from attlas.analysis.sink_rule import Sinks, kept_keys, sinks_of
 from attlas.analysis.trace import Trace
@@ -20,7 +21,6 @@ from attlas.schemas.errors import NotRecordedError, unknown_name
 __all__ = [
     "PENALTY",
     "TAU",
-    "noted_mask",
     "object_map",
     "patch_targets",
     "reference_kind",
@@ -40,9 +40,9 @@ def score_reference(
     Parameters
     ----------
     trace
-        Store with attention to a reference image. Annotations that are used where they are there:
-        ``correspondence`` (image y, image x -> reference y, x in pixels, NaN outside the object), ``uv_lookup``
-        and ``former_correspondence`` alike, masks ``garment`` and ``reference_garment``, and the picture ``target``.
+        Store with attention to a reference image. Annotations are used by their roles, where there are such:
+        ``correspondence``, ``object``, ``reference_object``, ``target``. Those named ``uv_lookup`` and
+        ``former_correspondence`` are places like ``correspondence``: a baseline, and the truth before a swap.
     kind
         Kind of attention; of a joint sequence the reference's keys count.
     layers
@@ -71,11 +71,11 @@ def score_reference(
     finest = layers or _finest(trace, kind)
     rule = sinks_of(sinks)
     _picture_grid(pick_parts(trace, kind, finest, None)[0].leaf)
-    for part in (_correspondence, _consistency, _picture):
+    for what, part in {"PCK": _correspondence, "IMACS": _consistency, "PSNR": _picture}.items():
         try:
             scores += part(trace, kind, finest, rule)
         except NotRecordedError as err:
-            left_out.append(str(err))
+            left_out.append(f"{what}: {err}")
     if not scores:
         raise NotRecordedError(f"{trace.where}: nothing to score a reference by\n" + "\n".join(left_out))
     title = f"reference maps of {trace.where}"
@@ -179,13 +179,10 @@ def true_patches(trace: Trace, kind: str = "image", layers: str | None = None) -
     Raises
     ------
     NotRecordedError
-        If ``correspondence`` was not annotated, or the keys are no patches.
+        If no annotation has the role ``correspondence``, or the keys are no patches.
     """
     grid, key_grid = _grids(trace, kind, layers or _finest(trace, kind))
-    true = _targets(trace, "correspondence", grid, key_grid)
-    if true is None:
-        raise NotRecordedError("PCK: annotation 'correspondence' was not given while recording")
-    return true
+    return _patches(trace, annotation_of(trace, "correspondence"), grid, key_grid)
 
 
 def _grids(trace: Trace, kind: str, layers: str) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -193,7 +190,7 @@ def _grids(trace: Trace, kind: str, layers: str) -> tuple[tuple[int, int], tuple
     leaf = pick_parts(trace, kind, layers, None)[0].leaf
     key_grid = leaf.segment_grid(_part(kind).segment)
     if key_grid is None:
-        raise NotRecordedError(f"PCK: keys of kind {kind!r} are no patches")
+        raise NotRecordedError(f"keys of kind {kind!r} are no patches")
     return _picture_grid(leaf), key_grid
 
 
@@ -202,7 +199,10 @@ def _correspondence(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -
     true = true_patches(trace, kind, layers)
     found = sram_peaks(trace, kind, layers, sinks=sinks)
     same = _same_place(grid, key_grid)
-    looked_up = _targets(trace, "uv_lookup", grid, key_grid)
+    looked_up, former = (
+        _patches(trace, trace.annotations[name], grid, key_grid) if name in trace.annotations else None
+        for name in ("uv_lookup", "former_correspondence")
+    )
     scores = []
     for radius in (1, 2):
         within = f"within {radius} reference patch{'es' if radius > 1 else ''} of the truth"
@@ -212,7 +212,6 @@ def _correspondence(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -
             name, meaning = f"uv_lookup_pck{radius}", "baseline: look-up by body coordinates"
             scores.append(_run_score(name, pck(looked_up, true, radius), meaning))
         scores.append(_run_score(f"chance_pck{radius}", _chance(true, key_grid, radius), "baseline: any patch"))
-    former = _targets(trace, "former_correspondence", grid, key_grid)
     if former is not None:
         swapped = former.notnull().any(("y", "x", "coordinate"))
         for name, truth, meaning in (
@@ -229,8 +228,8 @@ def object_map(
     *,
     kind: str = "image",
     layers: str | None = None,
-    mask: str = "garment",
-    reference_mask: str = "reference_garment",
+    mask: str | None = None,
+    reference_mask: str | None = None,
     over: str = "object",
     tau: float = TAU,
     sinks: str | Sinks | None = None,
@@ -243,7 +242,8 @@ def object_map(
         ``r2g``: where the reference object's patches go, on the generated picture. ``g2r``: what the object's queries
         look at, on the reference.
     mask, reference_mask
-        Annotations that say where the object is on the generated picture and on the reference.
+        Names of annotations that say where the object is on the generated picture and on the reference; by default
+        those with the roles ``object`` and ``reference_object``.
     over
         ``object``: mean over the object's patches of the other side; ``all``: over all of them, as I2AM eq. 7.
     tau
@@ -256,59 +256,51 @@ def object_map(
     Raises
     ------
     NotRecordedError
-        If a mask was not annotated.
+        If a mask that is needed was not annotated: of the side that the map lies on, and of the other unless `over`
+        is ``all``.
     """
     if over not in ("object", "all"):
         raise unknown_name("side to average over", over, ("object", "all"))
-    given = {name: noted_mask(trace, name) for name in (mask, reference_mask)}
-    own = given[mask] if direction == "r2g" else given[reference_mask]
-    other = {"keys": given[reference_mask]} if direction == "r2g" else {"queries": given[mask]}
-    chosen: dict[str, Any] = {**other} if over == "object" else {}
+    sides = {"queries": ("object", mask), "keys": ("reference_object", reference_mask)}
+    shown, other = ("queries", "keys") if direction == "r2g" else ("keys", "queries")
+    own = annotation_of(trace, *sides[shown])
+    chosen: dict[str, Any] = {other: annotation_of(trace, *sides[other])} if over == "object" else {}
     made = aggregate(trace, direction, kind=kind, layers=layers, segment=_part(kind).segment, sinks=sinks, **chosen)
     return threshold(resample(made, (own.shape[-2], own.shape[-1]), "bicubic"), tau, mode="soft")
 
 
-def noted_mask(trace: Trace, name: str) -> xr.DataArray:
-    """Mask annotated as `name`, ``(run, rows, columns)``, lazy; `NotRecordedError` with the annotations that exist."""
-    if name not in trace.annotations:
-        known = ", ".join(map(str, trace.annotations)) or "none"
-        raise NotRecordedError(
-            f"IMACS: annotation {name!r} was not given while recording; annotations of {trace.where}: {known}"
-        )
-    return trace.annotations[name]
-
-
 def _consistency(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -> list[Score]:
-    garment, reference = noted_mask(trace, "garment"), noted_mask(trace, "reference_garment")
+    mask = annotation_of(trace, "object")
     patches = pick_parts(trace, kind, layers, None)[0].leaf.segment_grid(_part(kind).segment) is not None
     over, keys = ("object", "the reference object's patches") if patches else ("all", "all keys")
     scores = []
     for name, chosen, words in (("finest", layers, f"layers {layers}"), ("all", None, "all layers")):
         soft = object_map(trace, "r2g", kind=kind, layers=chosen, over=over, sinks=sinks).compute()
         meaning = f"R2G over {keys}, {words}"
-        scores.append(_run_score(f"r2g_imacs_{name}", imacs(soft, garment, penalty=PENALTY), f"IMACS, {meaning}"))
-        scores.append(_run_score(f"r2g_iou_{name}", iou(soft, garment), f"IoU, {meaning}"))
+        scores.append(_run_score(f"r2g_imacs_{name}", imacs(soft, mask, penalty=PENALTY), f"IMACS, {meaning}"))
+        scores.append(_run_score(f"r2g_iou_{name}", iou(soft, mask), f"IoU, {meaning}"))
     if not patches:
         return scores  # keys that are no patches have no place on the reference
     soft = object_map(trace, "g2r", kind=kind, layers=layers, sinks=sinks).compute()
     meaning = f"IMACS, G2R of the object's queries, layers {layers}"
-    scores.append(_run_score("g2r_imacs_finest", imacs(soft, reference, penalty=PENALTY), meaning))
+    mask = annotation_of(trace, "reference_object")
+    scores.append(_run_score("g2r_imacs_finest", imacs(soft, mask, penalty=PENALTY), meaning))
     return scores
 
 
 def _picture(trace: Trace, kind: str, layers: str, sinks: Sinks | None) -> list[Score]:  # noqa: ARG001 - one signature
-    given = trace.annotations
-    lacking = [name for name in ("target", "garment") if name not in given]
-    if lacking:
-        raise NotRecordedError(f"PSNR: annotation {lacking[0]!r} was not given while recording")
-    value = psnr(trace.images, given["target"], given["garment"])
-    return [_run_score("garment_psnr", value, "PSNR inside the object against the true picture, dB")]
+    value = psnr(trace.images, annotation_of(trace, "target"), annotation_of(trace, "object"))
+    return [_run_score("object_psnr", value, "PSNR inside the object against the true picture, dB")]
 
 
-def _targets(trace: Trace, name: str, query_grid: tuple[int, int], key_grid: tuple[int, int]) -> xr.DataArray | None:
-    if name not in trace.annotations or trace.store.reference_shape is None:
-        return None
-    return patch_targets(trace.annotations[name], query_grid, key_grid, trace.store.reference_shape)
+def _patches(
+    trace: Trace, places: xr.DataArray, query_grid: tuple[int, int], key_grid: tuple[int, int]
+) -> xr.DataArray:
+    """Give the true reference patch of each query patch, from places on the reference image."""
+    shape = trace.store.reference_shape
+    if shape is None:
+        raise NotRecordedError(f"{trace.where} has no reference image")
+    return patch_targets(places, query_grid, key_grid, shape)
 
 
 def _same_place(query_grid: tuple[int, int], key_grid: tuple[int, int]) -> xr.DataArray:

@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError, NotRecordedError
 
@@ -13,14 +14,14 @@ __all__ = ["upright_places"]
 def upright_places(trace: Trace, grid: tuple[int, int]) -> xr.DataArray:
     """Place of each reference patch once the reference is turned back, for `diagnostics` of turned references.
 
-    The annotation ``correspondence`` says where in the reference a pixel's object point lies, and ``uv_lookup`` where
+    The correspondence says where in the reference a pixel's object point lies, and the annotation ``uv_lookup`` where
     it would lie if the object were upright. The similarity between the two, fitted by least squares in each run, is
     undone: rotation and mirror go, scale stays.
 
     Parameters
     ----------
     trace
-        From `open_trace`, with the annotations ``correspondence`` and ``uv_lookup`` of the demo world.
+        From `open_trace`, with an annotation of the role ``correspondence``, and ``uv_lookup`` of the demo world.
     grid
         Rows and columns of reference patches, such as ``(16, 16)``.
 
@@ -39,13 +40,13 @@ def upright_places(trace: Trace, grid: tuple[int, int]) -> xr.DataArray:
     """
     if min(grid) < 1:
         raise InvalidValueError(f"grid must have at least one row and column; got {grid}")
-    for name in ("correspondence", "uv_lookup"):
-        if name not in trace.annotations:
-            raise NotRecordedError(f"{trace.where}: annotation {name!r} was not given while recording")
+    given = [annotation_of(trace, "correspondence")]
+    if "uv_lookup" not in trace.annotations:
+        raise NotRecordedError(f"{trace.where}: annotation 'uv_lookup' was not given while recording")
+    given.append(trace.annotations["uv_lookup"])
     shape = trace.store.reference_shape
     if shape is None:
         raise NotRecordedError(f"{trace.where} has no reference image")
-    given = [trace.annotations[name] for name in ("correspondence", "uv_lookup")]
     made: xr.DataArray = xr.apply_ufunc(
         _turned_back,
         *given,

@@ -9,6 +9,7 @@ from attlas.analysis import diagnostics
 from attlas.analysis.aggregation.key_parts import KeyPart
 from attlas.analysis.aggregation.selection import pick_parts
 from attlas.analysis.registry import statistic
+from attlas.analysis.roles import annotation_of, names_by_role
 from attlas.analysis.scoring.reference_scores import reference_kind
 from attlas.analysis.scoring.upright import upright_places
 from attlas.analysis.trace import Trace
@@ -33,7 +34,7 @@ def dcml(
     Parameters
     ----------
     trace
-        Store with attention to a reference; where it has the annotation ``garment``, queries in it count.
+        Store with attention to a reference; where an annotation has the role ``object``, queries in it count.
     kind, layers, keep, source
         As in `attlas.analysis.diagnostics.dcml`.
     places
@@ -86,13 +87,14 @@ def _diagnose(
         raise unknown_name("places", places, PLACES)
     kind = kind or reference_kind(trace)
     segment = "reference" if kind == "joint" else None
-    turned = {"correspondence", "uv_lookup"} <= {str(name) for name in trace.annotations}
+    names = names_by_role(trace)
+    turned = "correspondence" in names and "uv_lookup" in trace.annotations
     own = None
     if places == "upright" or (places == "auto" and turned):
         own = upright_places(trace, _grid(trace, kind, layers, segment))
     made: xr.DataArray = function(
         trace,
-        trace.annotations.get("garment"),
+        annotation_of(trace, "object") if "object" in names else None,
         kind=kind,
         layers=layers,
         keep=keep,

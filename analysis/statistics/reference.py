@@ -5,10 +5,10 @@ import xarray as xr
 
 from attlas.analysis.metrics import imacs, iou, pck, psnr, ssim
 from attlas.analysis.registry import statistic
+from attlas.analysis.roles import annotation_of
 from attlas.analysis.scoring.reference_scores import (
     PENALTY,
     TAU,
-    noted_mask,
     object_map,
     reference_kind,
     sram_peaks,
@@ -17,7 +17,7 @@ from attlas.analysis.scoring.reference_scores import (
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import NotRecordedError, unknown_name
 
-__all__ = ["annotation", "garment_iou", "imacs_g", "imacs_r", "pck1", "pck2", "picture_psnr", "picture_ssim"]
+__all__ = ["annotation", "imacs_g", "imacs_r", "object_iou", "pck1", "pck2", "picture_psnr", "picture_ssim"]
 
 
 @statistic("pck1", meaning="SRAM maxima within 1 reference patch of the truth")
@@ -42,8 +42,8 @@ def imacs_g(
     trace: Trace,
     kind: str | None = None,
     layers: str | None = None,
-    mask: str = "garment",
-    reference_mask: str = "reference_garment",
+    mask: str | None = None,
+    reference_mask: str | None = None,
     over: str = "object",
     tau: float = TAU,
     penalty: float = PENALTY,
@@ -54,7 +54,7 @@ def imacs_g(
     Options are those of `object_map`; ``over="all"`` is the ULAM of I2AM eq. 7, averaged over all reference patches.
     """
     made = _object_map(trace, "r2g", kind, layers, mask, reference_mask, over, tau, sinks)
-    return imacs(made, noted_mask(trace, mask), penalty=penalty)
+    return imacs(made, annotation_of(trace, "object", mask), penalty=penalty)
 
 
 @statistic("imacs_r", meaning="IMACS of the object's G2R map on the reference (I2AM eq. 8)")
@@ -62,8 +62,8 @@ def imacs_r(
     trace: Trace,
     kind: str | None = None,
     layers: str | None = None,
-    mask: str = "garment",
-    reference_mask: str = "reference_garment",
+    mask: str | None = None,
+    reference_mask: str | None = None,
     over: str = "object",
     tau: float = TAU,
     penalty: float = PENALTY,
@@ -71,23 +71,23 @@ def imacs_r(
 ) -> xr.DataArray:
     """IMACS of the G2R map against the object's mask on the reference, ``(run,)``, in [-penalty, 1]."""
     made = _object_map(trace, "g2r", kind, layers, mask, reference_mask, over, tau, sinks)
-    return imacs(made, noted_mask(trace, reference_mask), penalty=penalty)
+    return imacs(made, annotation_of(trace, "reference_object", reference_mask), penalty=penalty)
 
 
-@statistic("garment_iou", meaning="IoU of the object's R2G map, thresholded, with its mask on the generated picture")
-def garment_iou(
+@statistic("object_iou", meaning="IoU of the object's R2G map, thresholded, with its mask on the generated picture")
+def object_iou(
     trace: Trace,
     kind: str | None = None,
     layers: str | None = None,
-    mask: str = "garment",
-    reference_mask: str = "reference_garment",
+    mask: str | None = None,
+    reference_mask: str | None = None,
     over: str = "object",
     tau: float = TAU,
     sinks: str | None = None,
 ) -> xr.DataArray:
     """Intersection over union of the thresholded R2G map and the object's mask, ``(run,)``, in [0, 1]."""
     made = _object_map(trace, "r2g", kind, layers, mask, reference_mask, over, tau, sinks)
-    return iou(made, noted_mask(trace, mask))
+    return iou(made, annotation_of(trace, "object", mask))
 
 
 def _object_map(
@@ -95,8 +95,8 @@ def _object_map(
     direction: str,
     kind: str | None,
     layers: str | None,
-    mask: str,
-    reference_mask: str,
+    mask: str | None,
+    reference_mask: str | None,
     over: str,
     tau: float,
     sinks: str | None,
@@ -114,16 +114,28 @@ def _object_map(
     )
 
 
-@statistic("psnr", units="dB", meaning="PSNR of the generated picture against the target, inside a mask")
-def picture_psnr(trace: Trace, target: str = "target", mask: str | None = "garment") -> xr.DataArray:
-    """Peak signal-to-noise ratio against an annotated picture, ``(run,)``, dB; ``mask=None`` takes all of it."""
-    return psnr(trace.images, _noted(trace, target), None if mask is None else noted_mask(trace, mask))
+@statistic("psnr", units="dB", meaning="PSNR of the generated picture against the true one, inside the object")
+def picture_psnr(
+    trace: Trace, target: str | None = None, mask: str | None = None, over: str = "object"
+) -> xr.DataArray:
+    """Peak signal-to-noise ratio against the true picture, ``(run,)``, dB.
+
+    `target` and `mask` name annotations to take for the roles ``target`` and ``object``; ``over="all"`` takes the
+    whole picture, unless a mask is named.
+    """
+    return psnr(trace.images, annotation_of(trace, "target", target), _inside(trace, mask, over))
 
 
-@statistic("ssim", meaning="SSIM of the generated picture against the target")
-def picture_ssim(trace: Trace, target: str = "target", mask: str | None = None) -> xr.DataArray:
-    """Structural similarity to an annotated picture, ``(run,)``, in [-1, 1]; inside a mask if one is named."""
-    return ssim(trace.images, _noted(trace, target), None if mask is None else noted_mask(trace, mask))
+@statistic("ssim", meaning="SSIM of the generated picture against the true one")
+def picture_ssim(trace: Trace, target: str | None = None, mask: str | None = None, over: str = "all") -> xr.DataArray:
+    """Structural similarity to the true picture, ``(run,)``, in [-1, 1]; options as in `picture_psnr`."""
+    return ssim(trace.images, annotation_of(trace, "target", target), _inside(trace, mask, over))
+
+
+def _inside(trace: Trace, mask: str | None, over: str) -> xr.DataArray | None:
+    if over not in ("object", "all"):
+        raise unknown_name("part of the picture", over, ("object", "all"))
+    return None if over == "all" and mask is None else annotation_of(trace, "object", mask)
 
 
 @statistic("annotation", meaning="a number noted of each run; 'annotation:NAME'")
@@ -146,11 +158,3 @@ def annotation(trace: Trace, name: str) -> xr.DataArray:
             "numbers, for each run is needed"
         )
     return values if values.dtype.kind == "f" else values.astype(np.float64).where(values >= 0)
-
-
-def _noted(trace: Trace, name: str) -> xr.DataArray:
-    if name not in trace.annotations:
-        raise NotRecordedError(
-            f"annotation {name!r} was not given while recording; a picture to compare with is needed"
-        )
-    return trace.annotations[name]

@@ -10,6 +10,7 @@ from attlas.analysis.registry import statistic_of
 from attlas.analysis.scoring.picture_metrics import ssim
 from attlas.analysis.scoring.reference_scores import sram_peaks, true_patches
 from attlas.analysis.scoring.upright import upright_places
+from attlas.schemas import Annotation
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 
 RUNS = 4
@@ -18,17 +19,17 @@ FUNCTIONS = {"dcml": dcml, "tv": tv, "cwg": cwg}
 
 def annotations(row):
     rng = np.random.default_rng(100 + row)
-    garment = np.zeros((16, 16), bool)
-    garment[2 : 12 + row % 2, 3:13] = True
+    dress = np.zeros((16, 16), bool)
+    dress[2 : 12 + row % 2, 3:13] = True
     y, x = np.indices((16, 16)).astype("f4")
-    lies = np.where(garment[..., None], np.stack([x, y], -1), np.nan).astype("f4")
-    upright = np.where(garment[..., None], np.stack([y, x], -1), np.nan).astype("f4")
+    lies = np.where(dress[..., None], np.stack([x, y], -1), np.nan).astype("f4")
+    upright = np.where(dress[..., None], np.stack([y, x], -1), np.nan).astype("f4")
     return {
-        "garment": garment,
-        "reference_garment": garment.T.copy(),
-        "correspondence": lies,
+        "dress": Annotation(dress, "object"),
+        "shown": Annotation(dress.T.copy(), "reference_object"),
+        "lies": Annotation(lies, "correspondence"),
         "uv_lookup": upright,
-        "target": rng.integers(0, 255, (16, 16, 3), dtype=np.uint8),
+        "true": Annotation(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), "target"),
     }
 
 
@@ -69,7 +70,7 @@ def test_rows_of_the_paper_stand_below_ours(made):
 
 
 def test_differences_are_pair_by_pair(made, traces):
-    values = [ssim(trace.images, trace.annotations["target"]).values.astype("f8") for trace in traces]
+    values = [ssim(trace.images, trace.annotations["true"]).values.astype("f8") for trace in traces]
     row = row_of(made.tables[1], "SSIM")
     for name, own in zip(("base", "refined", "control"), values, strict=True):
         assert row[name].value == pytest.approx(own.mean(), abs=2e-6)
@@ -128,14 +129,14 @@ def test_stores_without_a_run_in_common(tools, traces):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_statistics_are_the_diagnostics_of_the_garment(name, traces, computes):
+def test_statistics_are_the_diagnostics_of_the_object(name, traces, computes):
     trace = traces[0]
     function = statistic_of(name).function
     with computes(0):
         lazy = function(trace)
     assert lazy.dims == ("run", "layer")
     expected = FUNCTIONS[name](
-        trace, trace.annotations["garment"], keep="layer", reduction="mean", coordinates=upright_places(trace, (4, 4))
+        trace, trace.annotations["dress"], keep="layer", reduction="mean", coordinates=upright_places(trace, (4, 4))
     )
     np.testing.assert_allclose(lazy.compute(), expected.compute(), rtol=1e-5)
     flat = function(trace, layers="4x4", keep=(), places="patches").compute()

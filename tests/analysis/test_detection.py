@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from attlas.analysis import detection, maps, metrics, open_trace
 from attlas.analysis.registry import statistic_of
+from attlas.schemas import Annotation
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
 
@@ -244,9 +245,9 @@ def test_above_a_confidence():
 
 
 def test_the_statistic_of_a_run(tools):
-    masks = [rectangle((16, 16), 4, 4, 12, 10), np.zeros((16, 16))]
+    masks = [rectangle((16, 16), 4, 4, 12, 10).astype(bool), np.zeros((16, 16), bool)]
     leaf = tools.leaf_of("image", (4, 4))
-    store, _ = tools.make_store((leaf,), annotations=lambda row: {"garment": masks[row].astype("i1")})
+    store, _ = tools.make_store((leaf,), annotations=lambda row: {"dress": Annotation(masks[row], "object")})
     trace = open_trace(store)
     made = statistic_of("box_iou").function(trace, delta=0.3, layers="4x4")
     found = detection.boxes(maps.ulam(trace, "r2g", layers="4x4"), (16, 16), 0.3).compute()

@@ -9,6 +9,7 @@ from attlas.analysis import open_trace
 from attlas.analysis.diagnostics import cwg, dcml, tv
 from attlas.analysis.papers.attention_losses import LOSSES
 from attlas.analysis.scoring.upright import upright_places
+from attlas.schemas import Annotation
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
 
 DIAGNOSTICS = {"dcml": dcml, "tv": tv, "cwg": cwg}
@@ -141,7 +142,7 @@ def test_what_is_refused(stores, mixed):
         dcml(trace, np.ones((5, 5), bool))
     with pytest.raises(NotRecordedError, match="not both patches of a picture"):
         tv(mixed.trace, kind="text")
-    with pytest.raises(NotRecordedError, match="annotation 'correspondence' was not given"):
+    with pytest.raises(NotRecordedError, match="no annotation of .* has the role 'correspondence'"):
         upright_places(trace, (4, 3))
 
 
@@ -153,7 +154,7 @@ def test_turned_references_are_turned_back(tools, mirror):
     # Where the upright pixel (y, x), seen from the middle, lies in the reference, at half the size.
     lies = np.stack([7.5 + (x - 7.5) / 2, 7.5 - mirror * (y - 7.5) / 2], -1)
     lies[0] = np.nan
-    annotations = {"correspondence": lies.astype("f4"), "uv_lookup": np.stack([y, x], -1)}
+    annotations = {"lies": Annotation(lies, "correspondence"), "uv_lookup": np.stack([y, x], -1)}
     store, _ = tools.make_store((leaf,), runs=1, annotations=lambda row: annotations)
     found = upright_places(open_trace(store), (4, 4))
     assert found.dims == ("run", "key_y", "key_x", "coordinate")
@@ -168,9 +169,12 @@ def test_too_little_truth_is_nan(tools):
     nothing = np.full((16, 16, 2), np.nan, "f4")
     line = nothing.copy()
     line[3, :, 0], line[3, :, 1] = 3, np.arange(16)
-    store, _ = tools.make_store(
-        (leaf,), annotations=lambda row: dict.fromkeys(("correspondence", "uv_lookup"), (nothing, line)[row])
-    )
+
+    def annotations(row):
+        places = (nothing, line)[row]
+        return {"lies": Annotation(places, "correspondence"), "uv_lookup": places}
+
+    store, _ = tools.make_store((leaf,), annotations=annotations)
     found = upright_places(open_trace(store), (4, 4))
     assert isinstance(found, xr.DataArray)
     assert found.isnull().all()

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from attlas.analysis import InertAttentionWarning, maps, metrics, open_trace
 from attlas.analysis.scoring.reference_scores import score_reference
-from attlas.schemas import Leaf, simulate_store
+from attlas.schemas import Annotation, Leaf, simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError
 
 RULES = ("nearest", "bilinear", "bicubic", "area")
@@ -160,9 +160,9 @@ def test_a_summary_cannot_tell_a_patch_of_the_reference():
 
 def test_scores_of_a_model_with_one_key_say_so(tools):
     leaf = Leaf("image", (4, 4), 2, 4, ("blocks.0.attn",), 1, ("cls",), (-1,), (-1,), encoding="factors")
-    mask = np.zeros((16, 16), np.int8)
-    mask[4:9, 4:9] = 1
-    given = {"garment": mask, "reference_garment": mask}
+    mask = np.zeros((16, 16), bool)
+    mask[4:9, 4:9] = True
+    given = {"dress": Annotation(mask, "object")}
     trace = open_trace(tools.make_store((leaf,), annotations=lambda _: given)[0])
     with pytest.warns(InertAttentionWarning, match="W_q and W_k never act"):
         table = score_reference(trace)

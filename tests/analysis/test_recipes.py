@@ -108,10 +108,10 @@ def test_needs(trace):
     with pytest.raises(InvalidValueError, match="has no complete run; recipe pair needs tryon"):
         pair([trace.isel([])])
     summary = open_trace(simulate_store(runs=1, kinds=("image",), detail="summary"))
-    need = Need("tryon", annotations=("target", "correspondence"), full=True)
-    assert str(need) == "tryon: attention of kind image or joint, full arrays, annotations target, correspondence"
+    need = Need("tryon", roles=("target", "correspondence"), full=True)
+    assert str(need) == "tryon: attention of kind image or joint, full arrays, roles target, correspondence"
     assert need.lacking(summary) == [
-        "annotation 'target'",
+        "an annotation with the role 'target'",
         "full arrays (it holds summaries only); record with --detail full",
     ]
     assert need.lacking(open_trace(simulate_store(runs=1, kinds=("text",))))[0].startswith("attention of kind image or")

@@ -11,6 +11,7 @@ from attlas.analysis.recipes.i2am_flow import PAPER_IMACS
 from attlas.analysis.recipes.i2am_lambda import LAMBDAS, PAPER_TABLE, slopes
 from attlas.analysis.recipes.i2am_threshold import percentile_level
 from attlas.analysis.recipes.reference import chosen_layers, layer_names, layers_of, well_spread
+from attlas.schemas import Annotation
 from attlas.schemas.errors import InvalidValueError
 
 SIZE, GRID, RUNS, CALLS, KEYS = 16, 4, 3, 3, 17
@@ -19,16 +20,16 @@ PATHS = ("down_blocks.0.attn2", "up_blocks.2.attentions.1.transformer_blocks.0.a
 
 def annotations(row):
     rng = np.random.default_rng(row)
-    garment = np.zeros((SIZE, SIZE), bool)
-    garment[2 + row : 13, 3:13] = True
+    dress = np.zeros((SIZE, SIZE), bool)
+    dress[2 + row : 13, 3:13] = True
     y, x = np.indices((SIZE, SIZE)).astype("f4")
-    true = np.where(garment[..., None], np.stack([y, SIZE - 1 - x], -1), np.nan).astype("f4")
+    true = np.where(dress[..., None], np.stack([y, SIZE - 1 - x], -1), np.nan).astype("f4")
     return {
-        "garment": garment,
-        "reference_garment": garment[:, ::-1].copy(),
-        "correspondence": true,
+        "dress": Annotation(dress, "object"),
+        "shown": Annotation(dress[:, ::-1].copy(), "reference_object"),
+        "lies": Annotation(true, "correspondence"),
         "uv_lookup": true,
-        "target": rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8),
+        "true": Annotation(rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8), "target"),
     }
 
 
@@ -94,7 +95,7 @@ def imacs(maps, masks, penalty):
 
 
 def masks(name):
-    return np.stack([annotations(row)[name] for row in range(RUNS)])
+    return np.stack([annotations(row)[name].values for row in range(RUNS)])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_fig2_says_what_numpy_says(shared, attention):
         share = flat / flat.sum(1, keepdims=True)
         area = np.exp(-(share * np.log(share)).sum(1)) / share.shape[1]
         assert row["area of LLAM"].value == pytest.approx(area.mean(), abs=1e-5)
-        assert row["IMACS_g"].value == pytest.approx(imacs(picture(flat), masks("garment"), 3).mean(), abs=1e-4)
+        assert row["IMACS_g"].value == pytest.approx(imacs(picture(flat), masks("dress"), 3).mean(), abs=1e-4)
         assert row["IMACS_g"].n == RUNS
         assert row["SRAM PCK@1"].value == pytest.approx(found(attention, place, 1).mean(), abs=1e-6)
 
@@ -146,7 +147,7 @@ def found(attention, layer, radius):
     rows = attention["g2r"][:, :, layer].sum((1, 2))[..., 1:].argmax(-1)
     y, x = np.indices((GRID, GRID)).reshape(2, -1)
     hits = (rows // GRID - y) ** 2 + (rows % GRID - (GRID - 1 - x)) ** 2 <= radius**2
-    cells = masks("garment").reshape(RUNS, GRID, 4, GRID, 4).sum((2, 4)).reshape(RUNS, -1) > 8
+    cells = masks("dress").reshape(RUNS, GRID, 4, GRID, 4).sum((2, 4)).reshape(RUNS, -1) > 8
     return np.array([own[inside].mean() for own, inside in zip(hits, cells, strict=True)])
 
 
@@ -159,17 +160,17 @@ def test_fig9_and_fig7_score_each_layer(shared, attention):
             assert again[f"PCK@{radius}"] == row[f"PCK@{radius}"]
 
 
-def test_fig6_scores_maps_over_all_patches_and_over_the_garments(shared, attention):
+def test_fig6_scores_maps_over_all_patches_and_over_the_objects(shared, attention):
     (table,) = shared("i2am-fig6").tables
     rows = rows_of(table)
     r2g = attention["r2g"][:, :, 1]
-    weights = masks("reference_garment").reshape(RUNS, GRID, 4, GRID, 4).mean((2, 4)).reshape(RUNS, 1, 1, 1, -1)
+    weights = masks("shown").reshape(RUNS, GRID, 4, GRID, 4).mean((2, 4)).reshape(RUNS, 1, 1, 1, -1)
     part = (r2g[..., 1:] * weights).sum(-1) / weights.sum(-1)
     for row, flat in ((rows[0], r2g.mean(-1)), (rows[1], part)):
-        expected = imacs(picture(flat.sum((1, 2))), masks("garment"), 3).mean()
+        expected = imacs(picture(flat.sum((1, 2))), masks("dress"), 3).mean()
         assert row["IMACS_g"].value == pytest.approx(expected, abs=1e-4)
     g2r = attention["g2r"][:, :, 1, :, :, 1:].mean(-2).sum((1, 2))
-    expected = imacs(picture(g2r), masks("reference_garment"), 3).mean()
+    expected = imacs(picture(g2r), masks("shown"), 3).mean()
     assert rows[0]["IMACS_r"].value == pytest.approx(expected, abs=1e-4)
     assert [(row["IMACS_g"], row["IMACS_r"]) for row in rows[2:]] == list(PAPER_IMACS.values())
 
@@ -264,7 +265,7 @@ def test_table4_is_a_straight_line_and_the_papers_is_not(world, attention):
     rows = {row["map"]: row for row in rows_of(swept)}
     flat = attention["r2g"][:, :, 1].mean(-1).sum((1, 2))
     for penalty in LAMBDAS:
-        expected = imacs(picture(flat), masks("garment"), penalty).mean()
+        expected = imacs(picture(flat), masks("dress"), penalty).mean()
         assert rows["by hand, g"][f"lambda {penalty}"].value == pytest.approx(expected, abs=3e-4)
     straight = {row["map"]: row["line"] for row in rows_of(lines)}
     assert len(straight) == 8 + len(PAPER_TABLE)

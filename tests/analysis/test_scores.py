@@ -9,7 +9,7 @@ import pytest
 from attlas.analysis import open_trace, scores
 from attlas.analysis.scoring.reference_scores import patch_targets, sram_peaks
 from attlas.analysis.scoring.score_table import score_of
-from attlas.schemas import simulate_store
+from attlas.schemas import Annotation, simulate_store
 from attlas.schemas.errors import NotRecordedError, UnknownNameError
 
 SHARP = 12.0
@@ -105,11 +105,11 @@ def reference(tools):
         mirrored, same = np.stack([y, 15 - x], -1), np.stack([y, x], -1)
         near = np.stack([y + 2, 15 - x], -1)  # one patch of 2 pixels lower
         given = {
-            "garment": inside,
-            "reference_garment": inside,
-            "correspondence": np.where(inside[..., None], mirrored, np.nan),
+            "dress": Annotation(inside, "object"),
+            "shown": Annotation(inside, "reference_object"),
+            "lies": Annotation(np.where(inside[..., None], mirrored, np.nan), "correspondence"),
             "uv_lookup": near,
-            "target": np.full((16, 16, 3), 151, np.uint8),
+            "true": Annotation(np.full((16, 16, 3), 151, np.uint8), "target"),
         }
         if row == 1:
             given["former_correspondence"] = np.where(inside[..., None], same, np.nan).astype("f4")
@@ -134,7 +134,7 @@ def test_reference_scores(reference):
     assert table["r2g_iou_all"].value > 0.7
     assert table["g2r_imacs_finest"].value > 0.7
     # 51 levels off: 20 log10(255 / 51) dB.
-    assert table["garment_psnr"].value == pytest.approx(20 * math.log10(5), abs=1e-3)
+    assert table["object_psnr"].value == pytest.approx(20 * math.log10(5), abs=1e-3)
     assert table.left_out == ()
 
 
@@ -166,7 +166,7 @@ def test_all_scores_of_a_store_and_their_forms():
     text = str(tables[1])
     assert "sram_pck1" in text
     assert "n=2" in text
-    assert "not scored: PSNR: annotation 'target' was not given while recording" in text
+    assert "not scored: PSNR: no annotation of the store in memory has the role 'target'" in text
     plain = json.loads(json.dumps(tables[0].to_json()))
     assert plain["scores"]["noun_iou"]["n"] == 4
     dataset = tables[0].to_dataset()
@@ -185,7 +185,8 @@ def test_a_summary_is_scored_as_far_as_it_goes():
 def test_nothing_to_score(tools):
     store, _ = tools.make_store((tools.leaf_of("image", (4, 4)),), runs=1)
     with pytest.raises(
-        NotRecordedError, match="nothing to score a reference by\nPCK: annotation 'correspondence' was not given"
+        NotRecordedError,
+        match="nothing to score a reference by\nPCK: no annotation .* the role 'correspondence'",
     ):
         scores.score(open_trace(store))
     with pytest.raises(NotRecordedError, match="holds no attention of kind 'text'|no prompt holds a noun"):

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from attlas.analysis import open_trace, sinks
 from attlas.analysis.reading import ShardReader
 from attlas.analysis.registry import statistic_of
-from attlas.schemas import simulate_store
+from attlas.schemas import Annotation, simulate_store
 from attlas.schemas.cli.group import attlas
 from attlas.schemas.errors import InvalidValueError, UnknownNameError
 
@@ -35,7 +35,7 @@ def planted(tools):
         return q, k
 
     store, vectors = tools.make_store(
-        leaves, runs=3, annotations=lambda row: {"reference_garment": reference}, alter=alter
+        leaves, runs=3, annotations=lambda row: {"shown": Annotation(reference, "reference_object")}, alter=alter
     )
     return store, vectors, open_trace(store)
 
@@ -139,7 +139,7 @@ def test_only_the_summary_is_read(planted, monkeypatch):
     sinks.sink_share(trace, kind="image").compute()
     sinks.report(trace)
     arrays = {path.rpartition("/")[2] for path in read}
-    assert arrays == {"g2r", "token_segment", "reference_garment"}
+    assert arrays == {"g2r", "token_segment", "shown"}
     read.clear()
     sinks.peak_ratio(trace, kind="image").compute()
     assert sorted(read) == ["image/2x2/g2r"] * 3 + ["image/4x4/g2r"] * 3, "each run's summary once"
