@@ -77,14 +77,24 @@ class StatisticGroup:
             self._put(FINGERPRINT, part, values)
         self.snapshot.storage.flush()
 
+    def block_of(self, row: int) -> range:
+        """Rows that lie in one block with a row, and are read as fast as it alone."""
+        first = row - row % self._rows
+        return range(first, first + self._rows)
+
     def write_shared(self) -> None:
         """Write the labels that all runs share."""
         for name, values in shared(self.form).items():
             self._put(name, slice(None), values)
 
+    @property
+    def _rows(self) -> int:
+        """Rows in a block."""
+        return int(self.snapshot.array(f"{self.path}/{FINGERPRINT}").chunks[0])
+
     def _blocks(self, rows: Iterable[int]) -> Iterator[tuple[slice, list[int]]]:
         """Blocks in which these rows lie, and those of the rows that lie there."""
-        size, most = self.snapshot.array(f"{self.path}/{FINGERPRINT}").chunks[0], self.snapshot.doc.rows
+        size, most = self._rows, self.snapshot.doc.rows
         wanted = [row for row in rows if row < most]
         for number in sorted({row // size for row in wanted}):
             part = slice(number * size, min((number + 1) * size, most))

@@ -9,8 +9,8 @@ its shape under those who read it, and a writer that is killed leaves the one or
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from attlas.schemas.errors import CorruptDataError
 from attlas.schemas.growth import remove_below
@@ -22,10 +22,12 @@ from attlas.schemas.statistic_groups import StatisticGroup, group_nodes, open_gr
 from attlas.schemas.statistic_records import Record
 from attlas.schemas.store import Store
 
-__all__ = ["PROVENANCE", "Record", "read_records", "statistic_problems", "write_records"]
+__all__ = ["PROVENANCE", "Record", "read_block", "read_records", "statistic_problems", "write_records"]
 
 PROVENANCE = ("statistic", "options", "digest", "version", "attlas", "units", "meaning", "source")
 """What the attributes of a statistic's group say of it, beside the form of its arrays."""
+
+Found = TypeVar("Found")
 
 
 def read_records(store: Store, name: str, rows: Sequence[int]) -> dict[int, Record]:
@@ -36,18 +38,25 @@ def read_records(store: Store, name: str, rows: Sequence[int]) -> dict[int, Reco
     CorruptDataError
         If they are there and cannot be read.
     """
-    path = _newest(store.snapshot, name)
-    if path is None:
-        return {}
-    try:
-        group = open_group(store.snapshot, path)
-        return {} if group is None else group.read(rows)
-    except CorruptDataError:
-        present = RootDocument.read(store.storage)
-        if present is not None and path not in present.nodes:
-            # A writer laid it out anew since this store was opened.
-            return {}
-        raise
+    nothing: dict[int, Record] = {}
+    return _look(store, name, lambda group: group.read(rows), nothing)
+
+
+def read_block(store: Store, name: str, row: int) -> tuple[range, dict[int, Record]]:
+    """Read a row, and those that are read as fast as it alone: which these are, and their records by row.
+
+    Raises
+    ------
+    CorruptDataError
+        If they are there and cannot be read.
+    """
+
+    def read(group: StatisticGroup) -> tuple[range, dict[int, Record]]:
+        rows = group.block_of(row)
+        return rows, group.read(rows)
+
+    nothing: tuple[range, dict[int, Record]] = (range(row, row + 1), {})
+    return _look(store, name, read, nothing)
 
 
 def write_records(store: Store, name: str, provenance: Mapping[str, Any], records: Mapping[int, Record]) -> None:
@@ -91,6 +100,22 @@ def statistic_problems(store: Store, *, deep: bool) -> Iterator[str]:
                 group.read(range(snapshot.doc.rows))
         except CorruptDataError as err:
             yield str(err)
+
+
+def _look(store: Store, name: str, read: Callable[[StatisticGroup], Found], nothing: Found) -> Found:
+    """Read something of a statistic's group, if there is one."""
+    path = _newest(store.snapshot, name)
+    if path is None:
+        return nothing
+    try:
+        group = open_group(store.snapshot, path)
+        return nothing if group is None else read(group)
+    except CorruptDataError:
+        present = RootDocument.read(store.storage)
+        if present is not None and path not in present.nodes:
+            # A writer laid it out anew since this store was opened.
+            return nothing
+        raise
 
 
 def _newest(snapshot: Snapshot, name: str) -> str | None:

@@ -124,7 +124,9 @@ def survey(
     if not total.rows:
         raise NotRecordedError(f"{', '.join(source.trace.where for source in sources)}: no complete run to survey")
     kept = {source.name: one.state for source, one in zip(sources, job.caches, strict=True)}
-    return total.finish().noted(kept, {spec.label: spec.reason for spec in (*specs, *drawn) if spec.digest is None})
+    refused = {label: why for one in job.caches for label, why in one.refused.items()}
+    unkept = {spec.label: spec.reason for spec in (*specs, *drawn) if spec.digest is None}
+    return total.finish().noted(kept, unkept | refused)
 
 
 def _check_quantiles(quantiles: Sequence[float]) -> None:
