@@ -47,9 +47,6 @@ all queries need; chunks of 64 queries take 2 ms and four times as long.
 MEAN_QUERIES = 16
 """Least queries in a chunk of `attention_mean`, whatever their bytes."""
 
-COLUMN_ROWS = 64
-"""Runs in a chunk of a column of the leaf: its tokens, and what computed."""
-
 
 @dataclass(frozen=True)
 class ArrayLayout:
@@ -87,25 +84,21 @@ class ArrayLayout:
         return math.prod(self.shard) * np.dtype(self.dtype).itemsize
 
 
-def array_layout(variable: Variable, sizes: Mapping[str, int], *, separate_branches: bool = False) -> ArrayLayout:
-    """Layout of one array of a leaf that is no label.
+def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
+    """Layout of one array of a leaf that each run has.
 
     Shards of attention, Q, K and V grow over t up to `SHARD_BYTES` (to twice as much where the leaf has few layers),
     those of summaries over layers and t up to `SUMMARY_BYTES`, those of means over layers up to `MEAN_BYTES`. Chunks
-    keep branches and layers apart and never split heads or keys, nor queries but those of means. With
-    `separate_branches` a shard has one branch, and what the recorder holds at a time is the same.
-
-    Columns, which have a row a run, have blocks of `COLUMN_ROWS` runs, and weights a chunk for each layer.
+    keep branches and layers apart and never split heads or keys, nor queries but those of means. Where branches have
+    shards of their own, the recorder holds as much at a time, in more shards.
     """
     dims = variable.dims
-    shard = {dim: sizes[dim] for dim in dims}
-    if "run" not in dims or variable.group in ("always", "tokens"):
-        shard |= {"run": COLUMN_ROWS} if "run" in dims else {"layer": 1}
+    shard = {dim: sizes[dim] for dim in dims} | {"run": 1}
+    if variable.group == "always":
         return _layout(variable, sizes, shard, shard)
-    shard["run"] = 1
-    # With passes, a call's shards of all branches are open side by side.
+    # Shards of several calls are open side by side for all branches.
     call = math.prod(shard[dim] for dim in dims if dim != "t") * np.dtype(variable.dtype).itemsize
-    if separate_branches and "branch" in dims:
+    if variable.apart:
         shard["branch"] = 1
     if variable.group == "mean":
         layer = math.prod(shard[dim] for dim in dims if dim != "layer") * np.dtype(variable.dtype).itemsize

@@ -182,13 +182,14 @@ class Leaf:
         return tuple(self._fitted(v) for v in LEAF_VARIABLES.values() if v.group in groups)
 
     def _fitted(self, variable: Variable) -> Variable:
+        dims, scale = variable.dims, variable.scale
         if variable.name in ("key_vectors", "value_vectors") and not self.keys_vary:
-            return replace(variable, dims=tuple(dim for dim in variable.dims if dim != "t"))
+            dims = tuple(dim for dim in dims if dim != "t")
         if variable.name == "attention_mean_r2g":
             # A key's softmax over thousands of queries has numbers that float16 has few digits for. A power of two
-            # rounds nothing, and 1 times this one is finite.
-            return replace(variable, scale=2.0 ** -min(15, int(math.log2(self.queries))))
-        return variable
+            # rounds nothing, and 1 divided by this one is finite.
+            scale = 2.0 ** -min(15, int(math.log2(self.queries)))
+        return replace(variable, dims=dims, scale=scale, apart=self.separate_branches)
 
     def variable(self, name: str) -> Variable:
         """Registry entry of the array `name` of this leaf; `UnknownNameError` if the leaf has none."""

@@ -48,7 +48,10 @@ def array_document(
     fill: float | str | None = None,
 ) -> dict[str, Any]:
     """Return the metadata document of a stored array; `attributes` stand beside its description and units."""
-    told = {"description": variable.meaning, **({"units": variable.unit} if variable.unit else {})}
+    told: dict[str, Any] = {"description": variable.meaning, **({"units": variable.unit} if variable.unit else {})}
+    if variable.scale != 1:
+        # By the CF conventions: xarray multiplies by it.
+        told["scale_factor"] = variable.scale
     made: dict[str, Any] = json.loads(_made(variable, shape, chunk, shard, variable.fill if fill is None else fill))
     return {**made, "attributes": {**told, **(attributes or {})}}
 

@@ -186,10 +186,15 @@ def _float16_table(grid: Grid) -> NDArray[np.uint16]:
 
 
 def _round_float32(values: NDArray[np.float32], keep: int) -> NDArray[np.float32]:
-    """`values` with `keep` explicit mantissa bits."""
+    """`values` with `keep` explicit mantissa bits; in blocks, as every pass over them makes another array."""
     drop = np.uint32(_FLOAT32_BITS - keep)
-    bits = np.ascontiguousarray(values).view(np.uint32)
     half = np.uint32(2 ** (int(drop) - 1) - 1)
-    even = (bits >> drop) & np.uint32(1)
-    rounded = ((bits + half + even) >> drop << drop).view(np.float32)
-    return np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
+    given = np.ascontiguousarray(values).reshape(-1)
+    made = np.empty_like(given)
+    for start in range(0, given.size, _BLOCK):
+        own = given[start : start + _BLOCK]
+        bits = own.view(np.uint32)
+        even = (bits >> drop) & np.uint32(1)
+        rounded = ((bits + half + even) >> drop << drop).view(np.float32)
+        made[start : start + _BLOCK] = np.where(np.isfinite(own) & np.isfinite(rounded), rounded, own)
+    return made.reshape(values.shape)

@@ -101,7 +101,7 @@ def simulate_store(
     rng, own = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     for name, leaf in store.leaves.items():
         if leaf.output_features:
-            store.write_projection(name, list(output_projection(leaf, own)), "output_projection")
+            store.write_fixed(f"{name}/output_projection", output_projection(leaf, own))
     for index in range(runs):
         row = store.claim(f"{index:04d}", seed=index, prompt=prompt, capacity=runs - index)
         _write_tables(store, row, scene, rng)

@@ -47,6 +47,7 @@ class Variable:
 
     ``group`` says what makes the array exist: ``always``, or the encoding or detail that writes it. A stored number
     times ``scale`` is the value; arrays with a scale other than 1 have it as their attribute ``scale_factor``.
+    ``apart`` says that each guidance branch has shards of its own.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Variable:
     role: Role = "data"
     group: str = "always"
     scale: float = 1.0
+    apart: bool = False
 
     @property
     def fill(self) -> float | int | str | bool:

@@ -16,17 +16,22 @@ def plain(query, key, mask=None):
         logits = logits + mask.double()
     attention = logits.softmax(2)
     over_queries = logits.softmax(1).nan_to_num(0.0)
-    return logits.logsumexp(2), logits.log_softmax(2), attention, attention.mean(1), over_queries.mean(2)
+    return logits.logsumexp(2), logits.log_softmax(2), attention, over_queries
+
+
+def zeros(*shape):
+    return torch.zeros(shape), torch.zeros(shape)
 
 
 def check(query, key, mask=None):
-    total = torch.zeros(query.shape[0], query.shape[1], key.shape[1])
-    out = encode(query, key, mask, dense=True, total=total)
-    logsumexp, log_attention, attention, g2r, r2g = plain(query, key, mask)
+    totals = zeros(query.shape[0], query.shape[1], key.shape[1])
+    out = encode(query, key, mask, dense=True, totals=totals)
+    logsumexp, log_attention, attention, over_queries = plain(query, key, mask)
     np.testing.assert_allclose(out.logsumexp, logsumexp, atol=1e-4, rtol=1e-5)
-    np.testing.assert_allclose(out.g2r, g2r, atol=2e-6)
-    np.testing.assert_allclose(out.r2g, r2g, atol=2e-6)
-    np.testing.assert_allclose(total, attention, atol=2e-5)
+    np.testing.assert_allclose(out.g2r, attention.mean(1), atol=2e-6)
+    np.testing.assert_allclose(out.r2g, over_queries.mean(2), atol=2e-6)
+    np.testing.assert_allclose(totals[0], attention, atol=2e-5)
+    np.testing.assert_allclose(totals[1], over_queries, atol=2e-5)
     np.testing.assert_allclose(out.log_attention.double(), log_attention, rtol=1e-3, atol=1e-3)
     return out
 
@@ -79,6 +84,21 @@ def test_a_mask_takes_keys_out(value):
         np.testing.assert_allclose(out.r2g.sum(1), 1, atol=1e-5)
 
 
+def test_totals_add_up_over_calls_and_change_nothing_else():
+    generator = torch.Generator().manual_seed(3)
+    query, key = torch.randn(4, 3, 30, 5, generator=generator), torch.randn(4, 3, 7, 5, generator=generator)
+    totals = zeros(3, 30, 7)
+    for call in range(4):
+        with_totals = encode(query[call], key[call], None, dense=True, totals=totals)
+        without = encode(query[call], key[call], None, dense=True)
+        for name in ("log_attention", "logsumexp", "g2r", "r2g"):
+            np.testing.assert_array_equal(getattr(with_totals, name), getattr(without, name))
+    logits = (query.double() @ key.double().transpose(2, 3)).numpy()
+    exponential = np.exp(logits)
+    np.testing.assert_allclose(totals[0], (exponential / exponential.sum(-1, keepdims=True)).sum(0), rtol=1e-5)
+    np.testing.assert_allclose(totals[1], (exponential / exponential.sum(-2, keepdims=True)).sum(0), rtol=1e-5)
+
+
 def test_nan_stays_nan():
     query = torch.zeros(1, 3, 2)
     query[0, 1] = float("nan")
@@ -121,12 +141,13 @@ def test_blocks_of_queries_change_nothing(monkeypatch, spread, masked, others, w
     monkeypatch.setattr(module, "WHOLE", whole)
     for block in (2**19, 60, 1):
         monkeypatch.setattr(module, "BLOCK", block)
-        total = torch.zeros(2, 23, 6)
-        out = encode(query, key, mask, dense=True, total=total, rest=rest if others else None)
+        totals = zeros(2, 23, 6)
+        out = encode(query, key, mask, dense=True, totals=totals, rest=rest if others else None)
         np.testing.assert_allclose(out.logsumexp, logits.logsumexp(2), atol=1e-4, rtol=1e-5)
         np.testing.assert_allclose(out.g2r, attention.mean(1), **close)
         np.testing.assert_allclose(out.r2g, over_queries.mean(2), **close)
-        np.testing.assert_allclose(total, attention, atol=10 * close["atol"])
+        np.testing.assert_allclose(totals[0], attention, atol=10 * close["atol"])
+        np.testing.assert_allclose(totals[1], over_queries, atol=10 * close["atol"])
         want = logits.log_softmax(2)[..., :6].clamp(min=-60_000)
         np.testing.assert_allclose(out.log_attention.double().clamp(min=-60_000), want, rtol=1e-3, atol=2e-3)
 
@@ -135,13 +156,16 @@ def test_a_channel_of_minus_infinity_takes_a_key_out():
     query, key = torch.randn(2, 9, 4), torch.randn(2, 5, 4)
     query[..., -1], key[..., -1] = 1.0, 0.0
     key[:, 3, -1] = float("-inf")
-    out = encode(query, key, None, dense=True)
+    totals = zeros(2, 9, 5)
+    out = encode(query, key, None, dense=True, totals=totals)
     left = [0, 1, 2, 4]
-    _, _, attention, g2r, r2g = plain(query, key[:, left])
+    _, _, attention, over_queries = plain(query, key[:, left])
     np.testing.assert_allclose(out.log_attention.exp()[..., left], attention, atol=2e-3)
-    np.testing.assert_allclose(out.g2r[:, left], g2r, atol=2e-6)
+    np.testing.assert_allclose(out.g2r[:, left], attention.mean(1), atol=2e-6)
     np.testing.assert_allclose(out.g2r[:, 3], 0)
-    np.testing.assert_allclose(out.r2g, r2g * 4 / 5, atol=2e-6)
+    np.testing.assert_allclose(out.r2g, over_queries.mean(2) * 4 / 5, atol=2e-6)
+    np.testing.assert_allclose(totals[1][..., left], over_queries, atol=2e-6)
+    assert (totals[1][..., 3] == 0).all()
 
 
 @pytest.mark.parametrize("size", [4096, 4100])

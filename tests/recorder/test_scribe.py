@@ -13,10 +13,8 @@ MANIFEST = Manifest("m", "0", "p", {}, {"precision": "exact"})
 CALLS = 5
 
 
-def make(encoding, keys_vary=False, partial=False):
-    leaf = Leaf(
-        "text", (2, 3), 2, 4, ("a", "b"), 5, encoding=encoding, keys_vary=keys_vary, partial=partial
-    )  # fmt: skip
+def make(encoding, **more):
+    leaf = Leaf("text", (2, 3), 2, 4, ("a", "b"), 5, encoding=encoding, **more)
     return create_store(None, MANIFEST, [leaf], ("uncond", "cond"), CALLS, (16, 24))
 
 
@@ -41,7 +39,9 @@ def written(store, query, key, rest=None, *, apart=False, rows=(0,), held=False)
                 others = None if rest is None else rest[layer, branch]
                 scribe.write(Copied(path, "text", t, t, *parts, None, branch=branch.start, rest=others))
     scribe.finish()
-    return store.group["text/2x3"]
+    store.complete_runs([row for row in rows if row is not None])
+    # Spare rows have no chunks.
+    return store.lenient["text/2x3"]
 
 
 @pytest.mark.parametrize("encoding", ["dense", "factors", "both", "none"])
@@ -51,9 +51,15 @@ def test_branches_may_come_one_by_one(encoding, held):
     together = written(make(encoding), query, key)
     apart = written(make(encoding), query, key, apart=True, held=held)
     names = {name for name, array in together.arrays() if (array.metadata.dimension_names or ("",))[0] == "run"}
-    assert {"g2r", "r2g", "attention_mean"} <= names
+    assert {"g2r", "r2g", "attention_mean", "attention_mean_r2g", "computed"} <= names
     for name in names:
-        np.testing.assert_array_equal(together[name][...], apart[name][...], err_msg=name)
+        np.testing.assert_array_equal(together[name][0], apart[name][0], err_msg=name)
+
+
+def values(node, name, row):
+    """Numbers of a row times what their array says, as xarray gives them."""
+    array = node[name]
+    return array[row].astype("f8") * array.attrs.get("scale_factor", 1)
 
 
 def test_every_number_is_the_softmax_of_its_own_branch_and_picture():
@@ -68,6 +74,8 @@ def test_every_number_is_the_softmax_of_its_own_branch_and_picture():
         np.testing.assert_allclose(node["g2r"][row], attention[picture].mean(-2), atol=1e-4)
         np.testing.assert_allclose(node["r2g"][row], logits[picture].softmax(-2).mean(-1), atol=1e-4)
         np.testing.assert_allclose(node["attention_mean"][row], attention[picture].mean(1), atol=1e-3)
+        over_queries = logits[picture].softmax(-2).mean(1)
+        np.testing.assert_allclose(values(node, "attention_mean_r2g", row), over_queries, rtol=1e-3)
 
 
 def test_keys_that_are_not_kept_count_in_the_softmax():
@@ -78,7 +86,47 @@ def test_keys_that_are_not_kept_count_in_the_softmax():
     np.testing.assert_allclose(np.exp(node["log_attention"][0].astype("f8")), attention, atol=2e-3)
     np.testing.assert_allclose(node["logsumexp"][0], logits.logsumexp(-1), atol=2e-3)
     np.testing.assert_allclose(node["g2r"][0], attention.mean(-2), atol=1e-4)
-    np.testing.assert_allclose(node["r2g"][0], logits[..., :5].softmax(-2).mean(-1), atol=1e-4)
+    over_queries = logits[..., :5].softmax(-2)
+    np.testing.assert_allclose(node["r2g"][0], over_queries.mean(-1), atol=1e-4)
+    np.testing.assert_allclose(values(node, "attention_mean_r2g", 0), over_queries.mean(1), rtol=1e-3)
+
+
+def test_a_masked_key_has_no_softmax_over_queries():
+    query, key, _ = drawn()
+    query[..., -1], key[..., -1] = 1, 0
+    key[0, 1, ..., 3, -1] = -torch.inf
+    node = written(make("dense", masked=True), query, key)
+    logits = torch.einsum("tlbphqc,lbphkc->pbtlhqk", query.double(), key.double())[0]
+    expected = logits.softmax(-2).nan_to_num(0.0).mean(1)
+    assert (expected[1, 0, ..., 3] == 0).all()
+    np.testing.assert_allclose(values(node, "attention_mean_r2g", 0), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [(0,), (0, 1)])
+def test_what_computed_is_said_of_every_branch_call_and_layer(rows):
+    query, key, _ = drawn(pictures=len(rows))
+    node = written(make("none"), query, key, rows=rows)
+    assert node["computed"].shape[1:] == (2, CALLS, 2)
+    assert node["computed"][: len(rows)].all()
+
+
+@pytest.mark.parametrize("encoding", ["dense", "factors", "none"])
+def test_branches_of_passes_are_in_shards_of_their_own(encoding):
+    query, key, _ = drawn()
+    shared = written(make(encoding), query, key, apart=True)
+    store = make(encoding, separate_branches=True)
+    seen = []
+    write = store.write
+    store.write = lambda *place, **starts: (seen.append((place[1], starts.get("branch0"))), write(*place, **starts))
+    own = written(store, query, key, apart=True)
+    for name in {name for name, _ in shared.arrays()} - {"head", "query", "key"}:
+        np.testing.assert_array_equal(shared[name][:1], own[name][:1], err_msg=name)
+    data = [entry for entry in seen if entry[0] != "computed"]
+    assert {start for _, start in data} == {0, 1}
+    assert own["g2r"].shards[1] == 1
+    # The shard of a branch is written when its last call has come, before the other branch's pass.
+    means = [start for name, start in data if name == "attention_mean"]
+    assert means == [0, 1]
 
 
 def test_keys_that_change_in_one_branch_alone_are_noticed():

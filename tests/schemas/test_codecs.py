@@ -10,13 +10,14 @@ from attlas.schemas.codecs import codecs
 from attlas.schemas.errors import CorruptDataError
 
 VARIABLES = ["log_attention", "query_vectors", "key_vectors", "logsumexp", "g2r", "r2g", "attention_mean"]
+VARIABLES += ["attention_mean_r2g", "value_vectors", "output_projection"]
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_flipped_bit_never_yields_a_number(tmp_path, variable):
     encoding = {"text": "factors" if variable.endswith("vectors") else "dense"}
-    store = simulate_store(tmp_path / "s.zarr", kinds=("text",), runs=1, encoding=encoding)
-    (shard, *_) = sorted(p for p in (tmp_path / "s.zarr/text/4x4" / variable / "c").rglob("*") if p.is_file())
+    store = simulate_store(tmp_path / "s.zarr", kinds=("text",), runs=1, encoding=encoding, values=True)
+    (shard, *_) = sorted((tmp_path / "s.zarr/text/4x4" / variable).glob("c.*"))
     clean = shard.read_bytes()
     for position in np.linspace(0, len(clean) - 1, 25).astype(int):
         dirty = bytearray(clean)
@@ -48,6 +49,9 @@ def test_only_codecs_of_the_zarr_specification(tmp_path):
         ("key_vectors", "run branch layer head channel key t"),
         ("g2r", "run branch layer head key t"),
         ("attention_mean", "run branch layer head key query"),
+        ("attention_mean_r2g", "run branch layer head key query"),
+        ("value_vectors", "run branch layer head value_channel key t"),
+        ("computed", "run branch layer t"),
     ],
 )
 def test_order_in_which_axes_are_compressed(variable, compressed):
@@ -55,3 +59,12 @@ def test_order_in_which_axes_are_compressed(variable, compressed):
     filters = codecs(LEAF_VARIABLES[variable])["filters"]
     order = filters[0].order if filters else range(len(dims))
     assert " ".join(dims[axis] for axis in order) == compressed
+
+
+def test_an_array_is_one_folder(tmp_path):
+    store = simulate_store(tmp_path / "s.zarr", kinds=("text",), runs=2)
+    for name in ("text/4x4/g2r", "text/4x4/token", "generated_image"):
+        files = {path.name for path in (tmp_path / "s.zarr" / name).iterdir()}
+        dims = len(store.group[name].shape)
+        assert {"c" + ".0" * dims, "zarr.json"} <= files
+        assert all(name.startswith("c.") for name in files - {"zarr.json"})
