@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 __all__ = ["Coordinator", "Data", "Storage"]
 
@@ -76,6 +76,11 @@ class Storage(ABC):
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Give every name that begins with `prefix`, in any order."""
 
+    def children(self, prefix: str = "") -> list[str]:
+        """Give the names one level below the folder `prefix`, of files and folders, sorted."""
+        start = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        return sorted({key.removeprefix(start).partition("/")[0] for key in self.keys(start)})
+
     @abstractmethod
     def size(self, key: str) -> int | None:
         """Return the number of bytes of `key`, or None where nothing is."""
@@ -92,9 +97,19 @@ class Storage(ABC):
     def clear(self) -> None:
         """Remove everything, and the root itself."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as a URL, which is opened there."""
+        return (_opened, (self.url,))
+
     def flush(self) -> None:  # noqa: B027 - most places need nothing
         """Make everything that was put last through a loss of power."""
 
     def free(self) -> int | None:
         """Return the number of bytes that can still be stored, or None where nobody knows."""
         return None
+
+
+def _opened(url: str) -> Storage:
+    from attlas.schemas.storage.opening import open_storage
+
+    return open_storage(url)

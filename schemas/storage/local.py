@@ -7,7 +7,9 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -154,6 +156,19 @@ class LocalStorage(Storage):
                 yield path + entry.name
             elif Path(entry.path) != self._drafts:
                 yield from self._below(Path(entry.path), f"{path}{entry.name}/", "")
+
+    def children(self, prefix: str = "") -> list[str]:
+        """Give the names in a folder."""
+        try:
+            return sorted(own.name for own in os.scandir(self._root / prefix))
+        except _ABSENT:
+            return []
+        except OSError as err:
+            raise self._error("listing", prefix, err) from err
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as a folder."""
+        return (partial(LocalStorage, durable=self._durable), (self.folder,))
 
     def size(self, key: str) -> int | None:
         """Return the size of a file."""

@@ -4,7 +4,9 @@ import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from attlas.schemas.errors import InvalidValueError
 from attlas.schemas.storage.base import Coordinator, Data, Storage
 
 __all__ = ["MemoryStorage"]
@@ -39,6 +41,10 @@ class MemoryStorage(Storage):
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Give the names that there are now."""
         yield from [key for key in tuple(self._held) if key.startswith(prefix)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse: the bytes are here."""
+        raise InvalidValueError(f"{self.url} cannot go to another process; keep it in a folder")
 
     def size(self, key: str) -> int | None:
         """Return the number of bytes."""

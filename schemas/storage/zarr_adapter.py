@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import zarr
@@ -63,6 +64,10 @@ class StorageAdapter(Store):  # type: ignore[misc]  # zarr is not typed for us
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process without the root's metadata, which may be megabytes: arrays bring their own."""
+        return (partial(StorageAdapter, strict=self.strict), (self.storage, b""))
+
     def __str__(self) -> str:
         return self.storage.url
 
@@ -81,11 +86,15 @@ class StorageAdapter(Store):  # type: ignore[misc]  # zarr is not typed for us
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read, in a thread where zarr has one for that."""
         if key == ROOT:
-            return prototype.buffer.from_bytes(self.root)
+            root = self.root or await asyncio.to_thread(self.storage.get, ROOT)
+            return None if root is None else prototype.buffer.from_bytes(root)
         data = await asyncio.to_thread(self.storage.get, key, *_span(byte_range))
+        if not data and is_chunk(key):
+            # Of an empty file too zarr would make fill values.
+            if self.strict:
+                raise CorruptDataError(f"{key} of {self.storage.url} is {'missing' if data is None else 'empty'}")
+            return None
         if data is None:
-            if self.strict and is_chunk(key):
-                raise CorruptDataError(f"{key} of {self.storage.url} is missing")
             return None
         return prototype.buffer.from_bytes(data)
 

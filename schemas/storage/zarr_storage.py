@@ -1,6 +1,7 @@
 """A storage over a zarr store object of the user's own, which this process alone writes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
@@ -48,6 +49,10 @@ class ZarrStorage(Storage):
             return [key async for key in self._store.list_prefix(prefix)]
 
         yield from sync(listed())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as the zarr store does."""
+        return (ZarrStorage, (self._store,))
 
     def size(self, key: str) -> int | None:
         """Ask zarr."""
