@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from attlas.analysis import speech as speech
     from attlas.analysis import words as words
     from attlas.analysis.aggregation.selection import InertAttentionWarning
+    from attlas.analysis.opening import open_trace
     from attlas.analysis.registry import map_function, statistic
     from attlas.analysis.surveys.collect import survey
-    from attlas.analysis.trace import Trace, open_trace
+    from attlas.analysis.trace import Trace
 
 __all__ = [
     "InertAttentionWarning",
@@ -51,7 +52,7 @@ _HOMES = {
     "map_function": "attlas.analysis.registry",
     "statistic": "attlas.analysis.registry",
     "survey": "attlas.analysis.surveys.collect",
-    "open_trace": "attlas.analysis.trace",
+    "open_trace": "attlas.analysis.opening",
 }
 
 

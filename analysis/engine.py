@@ -4,10 +4,8 @@ Stored arrays come with their labels, and with them the attention itself, which 
 as Q and K. xarray finds the backend by the entry point ``xarray.backends``; nothing heavy is imported before it opens.
 """
 
-import json
 from collections.abc import Iterable
 from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,7 +21,7 @@ __all__ = ["AttlasBackendEntrypoint"]
 
 
 class AttlasBackendEntrypoint(BackendEntrypoint):
-    """Opens attlas stores as plain xarray Datasets and DataTrees.
+    """Opens attlas stores as plain xarray Datasets and DataTrees; a list or a pattern of stores as one.
 
     Options beside xarray's own:
 
@@ -33,6 +31,8 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
         Of ``attention``: ``"g2r"`` (softmax over keys, the default) or ``"r2g"`` (softmax over queries).
     ``incomplete``
         Also runs that are unfinished; what they lack is NaN.
+    ``prefix``
+        Label runs ``store/run``, where several stores have runs of the same label.
     ``device``
         Torch device on which attention is computed.
 
@@ -58,6 +58,7 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
         "group",
         "direction",
         "incomplete",
+        "prefix",
         "device",
     )
     supports_groups = True
@@ -66,12 +67,10 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
         """Whether it is the folder of an attlas store; others must name the engine."""
         if not isinstance(filename_or_obj, (str, PathLike)):
             return False
-        told = Path(fspath(filename_or_obj)) / "zarr.json"
-        try:
-            attributes = json.loads(told.read_text(encoding="utf-8")).get("attributes", {})
-        except (OSError, ValueError, AttributeError):
-            return False
-        return isinstance(attributes, dict) and "attlas" in attributes
+        from attlas.schemas.root import is_store
+
+        path = fspath(filename_or_obj)
+        return isinstance(path, str) and "://" not in path and is_store(path)
 
     def open_dataset(
         self,
@@ -81,12 +80,13 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
         group: str | None = None,
         direction: str = "g2r",
         incomplete: bool = False,
+        prefix: bool = False,
         device: str = "cpu",
     ) -> xr.Dataset:
         """Open one group."""
         from attlas.schemas.errors import unknown_name
 
-        trace = _open(filename_or_obj, direction, incomplete, device)
+        trace = _open(filename_or_obj, direction, incomplete=incomplete, prefix=prefix, device=device)
         wanted = (group or "").strip("/")
         known = _groups(trace)
         if wanted not in known:
@@ -101,12 +101,13 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
         group: str | None = None,
         direction: str = "g2r",
         incomplete: bool = False,
+        prefix: bool = False,
         device: str = "cpu",
     ) -> dict[str, xr.Dataset]:
         """Open every group, or those below `group`, by path."""
         from attlas.schemas.errors import unknown_name
 
-        trace = _open(filename_or_obj, direction, incomplete, device)
+        trace = _open(filename_or_obj, direction, incomplete=incomplete, prefix=prefix, device=device)
         wanted = (group or "").strip("/")
         known = _groups(trace)
         chosen = [name for name in known if not wanted or name == wanted or name.startswith(f"{wanted}/")]
@@ -125,6 +126,7 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
         group: str | None = None,
         direction: str = "g2r",
         incomplete: bool = False,
+        prefix: bool = False,
         device: str = "cpu",
     ) -> xr.DataTree:
         """Open every group, or those below `group`, as a tree."""
@@ -135,6 +137,7 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
                 group=group,
                 direction=direction,
                 incomplete=incomplete,
+                prefix=prefix,
                 device=device,
             )
         )
@@ -160,12 +163,12 @@ class _Values(BackendArray):
         return np.asarray(made.compute(scheduler="synchronous"))
 
 
-def _open(filename_or_obj: Any, direction: str, incomplete: bool, device: str) -> "Trace":
+def _open(filename_or_obj: Any, direction: str, **options: Any) -> "Trace":
     from attlas.analysis.aggregation.selection import check_direction
-    from attlas.analysis.trace import open_trace
+    from attlas.analysis.opening import open_trace
 
     check_direction(direction)
-    return open_trace(filename_or_obj, incomplete=incomplete, device=device)
+    return open_trace(filename_or_obj, **options)
 
 
 def _groups(trace: "Trace") -> list[str]:

@@ -211,7 +211,7 @@ def _rows(trace: Trace, part: Part, rule: Sinks, by: str, branch: str, objects: 
     """Rows of one leaf, some runs at a time."""
     axes = ["layer", *([by] if by != "layer" else [])]
     leaf = part.leaf
-    size = len(part.layers) * leaf.heads * leaf.keys * (trace.store.calls if by == "t" else 1)
+    size = len(part.layers) * leaf.heads * leaf.keys * (trace.calls if by == "t" else 1)
     step = max(1, BATCH // size)
     shared = None
     if rule.across_runs:

@@ -36,6 +36,11 @@ class StoredOrder:
             self, "_turned", self.array if axes == tuple(range(self.array.ndim)) else _turned(self.array, axes)
         )
 
+    @property
+    def path(self) -> str:
+        """Path of the array in its store."""
+        return str(self.array.path)
+
     def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
         """Read; a slice for each of the first axes."""
         whole = (*key, *(slice(None),) * (len(self._axes) - len(key)))

@@ -1,65 +1,89 @@
-"""A trace: one store seen as a lazy, labelled xarray tree."""
+"""A trace: the runs of one or several stores seen as a lazy, labelled xarray tree."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
-from attlas.analysis.reading import Files, ShardReader, lazy_variable
-from attlas.schemas import ROOT_VARIABLES, Leaf, Manifest, Store, open_store
+from attlas.analysis.reading import lazy_variable
+from attlas.analysis.run_axis import PICTURES, RunAxis
+from attlas.analysis.store_files import StoreFiles
+from attlas.schemas import SCHEMA_VERSION, Leaf, Manifest, Store, open_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, unknown_name
 
-__all__ = ["Trace", "open_trace"]
+__all__ = ["Part", "Trace"]
 
 TABLE = ("prompt", "seed", "request", "complete")
 CLOCK = ("step", "timestep", "sigma")
-PICTURES = ("generated_image", "generated_video", "reference_image")
 
 
 class Trace:
-    """The complete runs of a store as lazy labelled arrays; `open_trace` makes one.
+    """The complete runs of one or several stores as lazy labelled arrays; `attlas.analysis.open_trace` makes one.
 
     Only the run table and the labels are in memory; every attention array is dask-backed, one chunk a shard.
-    Opening is a snapshot: runs that are recorded later are seen by opening again.
+    Opening is a snapshot: runs that are recorded later are seen by opening again. What a run never had (a reference
+    picture, an annotation) is all fill: NaN, -1, black, or empty text.
 
     Attributes
     ----------
-    store
-        The store behind it.
-    rows
-        Rows of the store that it shows.
     device
         Torch device on which kernels run.
     """
 
-    def __init__(self, store: Store, rows: Iterable[int], *, device: str = "cpu", files: Files | None = None) -> None:
-        self.store = store
-        self.rows = tuple(rows)
+    def __init__(self, axis: RunAxis, *, device: str = "cpu") -> None:
         self.device = device
-        self._files = Files(store.group.store) if files is None else files
+        self._axis = axis
         self._tokens: dict[str, xr.Dataset] = {}
         self._datasets: dict[str, xr.Dataset] = {}
         self._labels: dict[tuple[str, str | None], xr.Dataset] = {}
         self._variables: dict[tuple[str, int | None], xr.Variable] = {}
 
     @property
+    def stores(self) -> tuple[Store, ...]:
+        """The stores behind it; they agree in what made them and in every shape."""
+        return tuple(own.store for own in self._axis.files)
+
+    @property
+    def store(self) -> Store:
+        """The store behind it; `InvalidValueError` where there are several: `parts` has a trace of each."""
+        if len(self.stores) > 1:
+            raise InvalidValueError(f"this trace is of {len(self.stores)} stores, {self.where}; take one of its parts")
+        return self.stores[0]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Row of each run in its own store."""
+        return self._axis.rows
+
+    @cached_property
+    def parts(self) -> "tuple[Part, ...]":
+        """The same runs store by store, each with a trace of its own."""
+        if len(self.stores) == 1:
+            return (Part(tuple(range(len(self.rows))), self),)
+        return tuple(Part(places, Trace(axis, device=self.device)) for places, axis in self._axis.apart())
+
+    @property
     def path(self) -> str | None:
-        """Folder or URL of the store; None in memory."""
-        return self.store.path
+        """Folder or URL of the store; None in memory, and where there are several stores."""
+        return self.stores[0].path if len(self.stores) == 1 else None
+
+    @property
+    def identity(self) -> Hashable:
+        """Traces that agree in this show the same runs of the same stores."""
+        return self._axis.identity
 
     @property
     def manifest(self) -> Manifest:
         """What the recordings are made of."""
-        return self.store.manifest
+        return self.stores[0].manifest
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
         """Geometry by group path, such as ``text/16x16``; finest grid first within a kind."""
-        return self.store.leaves
+        return self.stores[0].leaves
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -69,29 +93,55 @@ class Trace:
     @property
     def branches(self) -> tuple[str, ...]:
         """Guidance branches, in stored order."""
-        return self.store.branches
+        return self.stores[0].branches
+
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser in a run."""
+        return self.stores[0].calls
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of the generated pictures."""
+        return self.stores[0].image_shape
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of the generated videos; None where the pipeline makes pictures."""
+        return self.stores[0].frames
+
+    @property
+    def reference_shape(self) -> tuple[int, int] | None:
+        """Rows and columns of the reference pictures; None where there are none."""
+        return self._axis.reference_shape
+
+    @property
+    def incomplete(self) -> int:
+        """How many runs of its stores are not complete: under way, or interrupted."""
+        return sum(own.incomplete for own in self._axis.files)
 
     @cached_property
     def runs(self) -> xr.Dataset:
         """The run table, in memory: prompt, seed, request, complete ``(run,)``; step, timestep, sigma ``(run, t)``."""
-        whole = xr.Dataset({name: self._files.label(name) for name in ("run", "t", *TABLE, *CLOCK)})
-        return whole.set_coords([*CLOCK, "t", "run"]).isel(run=list(self.rows))
+        columns = {name: self._axis.column(name) for name in ("run", *TABLE, *CLOCK)}
+        columns["run"] = columns["run"].copy(data=np.asarray(self.run_ids, dtype=str))
+        return xr.Dataset({**columns, "t": self._axis.first.label("t")}).set_coords([*CLOCK, "t", "run"])
 
-    @cached_property
+    @property
     def run_ids(self) -> tuple[str, ...]:
         """Labels of the runs."""
-        return tuple(str(name) for name in self.runs["run"].values)
+        return self._axis.ids
 
     @cached_property
     def tree(self) -> xr.DataTree:
-        """The whole store as an xarray tree: run table and pictures at the root, a node per leaf, annotations."""
+        """All of it as an xarray tree: run table and pictures at the root, a node per leaf, annotations."""
         root = self.runs.assign_coords(branch=("branch", np.asarray(self.branches)))
-        pictures = {name: self._variable(name) for name in PICTURES if name in self._files}
+        pictures = {name: self._variable(name) for name in PICTURES if name in self._axis}
         nodes = {"/": root.assign(pictures), **{f"/{name}": self.dataset(name) for name in self.leaves}}
-        if "annotations" in self._files:
+        if len(self.annotations):
             nodes["/annotations"] = self.annotations.drop_vars("run")
         tree = xr.DataTree.from_dict(nodes)
-        tree.attrs = {"attlas": dict(self._files.group.attrs["attlas"])}
+        tree.attrs = {"attlas": {"schema": SCHEMA_VERSION, "manifest": self.manifest.to_json()}}
         return tree
 
     @property
@@ -102,23 +152,21 @@ class Trace:
     @property
     def videos(self) -> xr.DataArray:
         """Generated videos, uint8 (run, video_frame, image_y, image_x, rgb), lazy; `NotRecordedError` if none."""
-        if "generated_video" not in self._files:
+        if "generated_video" not in self._axis:
             raise NotRecordedError(f"{self.where} has no video: its pipeline makes pictures")
         return self._labelled(self._variable("generated_video"), "generated_video")
 
     @property
     def reference(self) -> xr.DataArray:
         """Reference images, uint8 (run, reference_y, reference_x, rgb), lazy; `NotRecordedError` if there are none."""
-        if "reference_image" not in self._files:
+        if "reference_image" not in self._axis:
             raise NotRecordedError(f"{self.where} has no reference image: its pipeline takes none")
         return self._labelled(self._variable("reference_image"), "reference_image")
 
     @cached_property
     def annotations(self) -> xr.Dataset:
         """What the user gave with each run, lazy; empty if nothing was given."""
-        group = self._files.group
-        names = sorted(group["annotations"].array_keys()) if "annotations" in self._files else []
-        variables = {name: self._variable(f"annotations/{name}") for name in names}
+        variables = {name: self._variable(f"annotations/{name}") for name in self._axis.annotations}
         return xr.Dataset(variables, coords={"run": self.runs["run"]})
 
     def dataset(self, leaf: str) -> xr.Dataset:
@@ -131,11 +179,11 @@ class Trace:
             arrays = [variable for variable in held if variable.role == "data"]
             data = self.arrays(leaf, [variable.name for variable in arrays if "run" in variable.dims])
             weights = [variable.name for variable in arrays if "run" not in variable.dims]
-            data = data.assign({name: self._files.weights(f"{leaf}/{name}", self.where) for name in weights})
+            data = data.assign({name: self._axis.first.weights(f"{leaf}/{name}") for name in weights})
             coords = {
                 variable.name: self._variable(f"{leaf}/{variable.name}", None)
                 if "run" in variable.dims
-                else self._files.label(f"{leaf}/{variable.name}")
+                else self._axis.first.label(f"{leaf}/{variable.name}")
                 for variable in held
                 if variable.role != "data"
             }
@@ -145,7 +193,7 @@ class Trace:
 
     def holds(self, leaf: str, name: str) -> bool:
         """Whether the leaf has the array `name`."""
-        return f"{leaf}/{name}" in self._files
+        return f"{leaf}/{name}" in self._axis
 
     def array(self, leaf: str, name: str, branch: str | None = None) -> xr.Variable:
         """Give one stored array of a leaf, lazy, without labels; with `branch` only its part of each shard is read."""
@@ -153,7 +201,7 @@ class Trace:
 
     def label(self, leaf: str, name: str) -> xr.Variable:
         """Give a label of a leaf that is the same for every run, such as ``layer`` or ``head``, in memory."""
-        return self._files.label(f"{leaf}/{name}")
+        return self._axis.first.label(f"{leaf}/{name}")
 
     def arrays(self, leaf: str, names: Iterable[str], branch: str | None = None) -> xr.Dataset:
         """Give some stored arrays of a leaf, lazy, labelled along branch, t, layer and head only.
@@ -165,7 +213,7 @@ class Trace:
         if (leaf, branch) not in self._labels:
             # Indexes of labels take longer to make than a graph; they are the same for every array of the leaf.
             own: dict[str, Any] = {"branch": ("branch", np.asarray(self.branches if branch is None else [branch]))}
-            own |= {name: self._files.label(f"{leaf}/{name}") for name in ("layer", "head")}
+            own |= {name: self._axis.first.label(f"{leaf}/{name}") for name in ("layer", "head")}
             self._labels[leaf, branch] = xr.Dataset(coords={**own, "t": self.runs["t"].variable})
         return self._labels[leaf, branch].assign(data)
 
@@ -194,40 +242,43 @@ class Trace:
         places = list(runs)
         if any(not -len(self.rows) <= place < len(self.rows) for place in places):
             raise InvalidValueError(f"run places {places} reach outside the {len(self.rows)} runs of {self.where}")
-        return Trace(self.store, [self.rows[place] for place in places], device=self.device, files=self._files)
+        return Trace(self._axis.take(places), device=self.device)
 
     def tokens(self, leaf: str) -> xr.Dataset:
         """Characters ``[token_start, token_end)`` of each text key in its prompt, ``(run, branch, key)``, read once.
 
         -1 where the key is no part of the prompt. `NotRecordedError` if the leaf's keys are no tokens.
         """
-        if f"{leaf}/token_start" not in self._files:
+        if f"{leaf}/token_start" not in self._axis:
             raise NotRecordedError(
                 f"{self.where}: keys of leaf {leaf} are no tokens; word maps need attention of kind 'text', or 'joint'"
             )
         if leaf not in self._tokens:
             names = ("token_start", "token_end")
-            columns = {name: (("run", "branch", "key"), self._reader(f"{leaf}/{name}")[:]) for name in names}
+            columns = {name: (("run", "branch", "key"), self._axis.reader(f"{leaf}/{name}")[:]) for name in names}
             self._tokens[leaf] = xr.Dataset(columns, {"run": list(self.run_ids), "branch": list(self.branches)})
         return self._tokens[leaf]
 
     @property
     def where(self) -> str:
-        """The store's name in messages."""
-        return self.path or "the store in memory"
+        """The store's name in messages, or the stores'."""
+        return self._axis.where
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as a path and rows; files are opened there."""
-        if self.path is None:
+        """Travel to another process as paths and rows; files are opened there."""
+        axis = self._axis
+        paths = [[own.store.path for own in files] for files in (axis.files, axis.forms)]
+        if None in (*paths[0], *paths[1]):
             raise InvalidValueError(
                 "a trace of a store in memory cannot go to another process; keep the store in a folder, as "
                 'record(pipe, "path.zarr", ...) does, and open it from there'
             )
-        return (_opened, (self.path, self.rows, self.device))
+        whole = all(axis.complete)
+        return (_opened, (*paths, axis.stores, axis.rows, axis.prefixes, self.device, whole))
 
     def __repr__(self) -> str:
         """Short table of runs and leaves."""
-        lines = [f"<attlas trace of {self.where}: {len(self.rows)} runs, {self.store.calls} calls, branches "]
+        lines = [f"<attlas trace of {self.where}: {len(self.rows)} runs, {self.calls} calls, branches "]
         lines[0] += f"{', '.join(self.branches)}>"
         lines += [
             f"  {name:<14} {len(leaf.layers):>3} layers x {leaf.heads:>2} heads  {leaf.queries:>5} queries x "
@@ -245,65 +296,36 @@ class Trace:
 
     def _variable(self, name: str, branch: int | None = None) -> xr.Variable:
         if (name, branch) not in self._variables:
-            self._variables[name, branch] = lazy_variable(self._reader(name, branch))
+            self._variables[name, branch] = lazy_variable(self._axis.reader(name, branch))
         return self._variables[name, branch]
-
-    def _reader(self, name: str, branch: int | None = None) -> ShardReader:
-        flags = tuple(bool(flag) for flag in self.runs["complete"].values)
-        sure = flags if name not in ROOT_VARIABLES and not name.startswith("annotations/") else (False,) * len(flags)
-        return ShardReader(self._files.stored(name), self.where, self.rows, self.run_ids, sure, branch)
 
     def _labelled(self, variable: xr.Variable, name: str) -> xr.DataArray:
         return xr.DataArray(variable, coords={"run": self.runs["run"]}, name=name)
 
 
-def _opened(path: str, rows: tuple[int, ...], device: str) -> Trace:
-    return Trace(open_store(path), rows, device=device)
+@dataclass(frozen=True)
+class Part:
+    """The runs of one store in a trace: their places in it, and their own trace."""
+
+    places: tuple[int, ...]
+    trace: Trace
+
+
+def _opened(
+    paths: list[str],
+    forms: list[str],
+    stores: tuple[int, ...],
+    rows: tuple[int, ...],
+    prefixes: tuple[str, ...],
+    device: str,
+    whole: bool,
+) -> Trace:
+    files = {path: StoreFiles(open_store(path), incomplete=not whole) for path in dict.fromkeys((*paths, *forms))}
+    axis = RunAxis(tuple(files[one] for one in paths), stores, rows, prefixes, tuple(files[one] for one in forms))
+    return Trace(axis, device=device)
 
 
 def _kept(leaf: Leaf) -> str:
     """Say what a leaf keeps."""
     kept = "summary" if leaf.encoding == "none" else f"full, {leaf.encoding}"
     return f"{kept}, a part of the keys" if leaf.partial else kept
-
-
-def open_trace(store: str | Path | Store | Any, *, incomplete: bool = False, device: str = "cpu") -> Trace:
-    """Open a store for analysis; reads the run table and labels, no attention.
-
-    Parameters
-    ----------
-    store
-        Folder, URL, an open `attlas.schemas.Store` (in memory or not), or a zarr store object.
-    incomplete
-        Also show runs that are unfinished or were interrupted; what they lack is NaN.
-    device
-        Torch device on which attention is computed from stored arrays, such as ``"cuda"``.
-
-    Returns
-    -------
-    Trace of the complete runs.
-
-    Raises
-    ------
-    StoreNotFoundError
-        If nothing is at the path.
-    StoreExistsError, SchemaVersionError, StoreInvalidError
-        If what is there is no store, of a newer attlas, or broken.
-
-    Examples
-    --------
-    >>> from attlas.schemas import simulate_store
-    >>> open_trace(simulate_store(runs=2, kinds=("text",)))
-    <attlas trace of the store in memory: 2 runs, 3 calls, branches uncond, cond>
-      text/4x4         2 layers x  2 heads     16 queries x    10 keys  full, dense
-      annotations    cross, disc
-    """
-    if isinstance(store, (str, Path)):
-        opened = open_store(store)
-    elif isinstance(store, Store):
-        opened = store
-    else:
-        opened = Store(zarr.open_group(store, mode="r", use_consolidated=False), None)
-    done = opened.complete
-    rows = [row for row, name in enumerate(opened.run_ids) if name and (incomplete or done[row])]
-    return Trace(opened, rows, device=device)

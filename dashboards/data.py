@@ -155,7 +155,7 @@ class Catalogue:
 
     def picture(self, store: str, run: str, side: str = "generated") -> xr.DataArray | None:
         """Picture of a run, uint8 (rows, columns, RGB) in memory; None where the store has no reference."""
-        if side == "reference" and self.trace(store).store.reference_shape is None:
+        if side == "reference" and self.trace(store).reference_shape is None:
             return None
 
         def read() -> tuple[xr.DataArray, int]:
@@ -215,7 +215,7 @@ class Catalogue:
 
     def _cube(self, question: Question, patch_grid: tuple[int, int]) -> xr.DataArray | None:
         """Map by (t, layer, head), or by (layer, head) where the store has no single steps; None if too large."""
-        calls = self.trace(question.store).store.calls
+        calls = self.trace(question.store).calls
         leaves = self._leaves(question)
         cells = max(leaf.queries if leaf.key_grid is None else max(leaf.queries, leaf.keys) for leaf in leaves)
         heads = sum(len(leaf.layers) * leaf.heads for leaf in leaves)

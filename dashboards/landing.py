@@ -52,7 +52,7 @@ class Landing:
 
 def landing(trace: Trace, kind: str) -> Landing:
     """Landing of a kind that the trace has."""
-    return _landing(trace.store, kind)
+    return _landing(trace.stores[0], kind)
 
 
 @lru_cache(maxsize=64)

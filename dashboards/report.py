@@ -62,7 +62,7 @@ def report(
             raise InvalidValueError(f"store {name!r} has no complete run to report")
         if text_kind(trace) in trace.kinds:
             sections.append(word_section(name, trace, runs))
-        if reference_kind(trace) is not None and trace.store.reference_shape is not None:
+        if reference_kind(trace) is not None and trace.reference_shape is not None:
             sections.append(reference_section(name, trace, runs))
         if name in scored:
             sections.append(scored.pop(name))

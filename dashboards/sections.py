@@ -65,7 +65,7 @@ def _strips(trace: Trace, noun: str) -> list[Row]:
     options: dict[str, Any] = {"kind": kind, "keys": word_keys(trace, noun)}
     # Few cells share one sum: maps of coarse layers would outshine those of the finest grid, which is shown alone.
     grid = next(leaf.grid for leaf in trace.leaves.values() if leaf.kind == kind)
-    groups = min(TIME_GROUPS, trace.store.calls)
+    groups = min(TIME_GROUPS, trace.calls)
     by_time = _shown(maps.tlam(trace, "r2g", groups, layers=grid, **options))
     ends = zip(by_time["t_start"].values, by_time["t_stop"].values, strict=True)
     labels = [call_label(int(first), int(stop) - 1) for first, stop in ends]

@@ -185,7 +185,7 @@ def aggregate(
     # The map's grid does not depend on the heads, so that maps of different heads compare.
     listed = parts if heads is None else pick_parts(trace, kind, layers, None)
     target = target_grid(listed, onto, grid, key_part)
-    count = trace.store.calls if places is None else len(places)
+    count = trace.calls if places is None else len(places)
     made, totals, sources = [], [], []
     for part in parts:
         weighed = _per_layer(part) if reduce == "layer_mean" and "head" not in keep else part

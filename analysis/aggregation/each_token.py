@@ -67,7 +67,7 @@ def _whole(trace: Trace, part: Part, question: Question) -> tuple[xr.Variable, s
     if summed and question.source != "full" and trace.holds(part.name, "attention_mean"):
         branch = question.branches[0] if len(question.branches) == 1 else None
         stored = trace.array(part.name, "attention_mean", branch).isel(part.place)
-        return stored.astype(np.float32) * np.float32(trace.store.calls), "attention_mean"
+        return stored.astype(np.float32) * np.float32(trace.calls), "attention_mean"
     if question.source == "summary":
         raise NotRecordedError(
             f"{trace.where}: the summaries of leaf {part.name} do not tell each token's own map, which order='tokens' "

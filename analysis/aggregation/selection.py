@@ -204,13 +204,13 @@ def pick_calls(
     if calls is not None:
         if steps is not None:
             raise InvalidValueError("steps and calls both choose along t; give one of them")
-        return _places(trace.store.calls, calls)
+        return _places(trace.calls, calls)
     if steps is None:
         return None
     known = trace.runs["step"].values
     if len(known) and bool((known != known[:1]).any()):
         raise InvalidValueError("runs differ in their steps; take a trace of runs that agree (trace.sel) first")
-    first = known[0] if len(known) else np.arange(trace.store.calls)
+    first = known[0] if len(known) else np.arange(trace.calls)
     if isinstance(steps, slice):
         high = int(first.max()) + 1
         wanted = set(range(high)[steps])

@@ -89,7 +89,7 @@ def _from_attention(
         stored = trace.arrays(part.name, ["attention_mean"], branch)["attention_mean"].drop_vars("t", errors="ignore")
         values = stored.isel(part.place).sel(branch=list(question.branches)).expand_dims(t=1, axis=2)
         made = _means(trace, part, question, sinks, kept, values).isel(t=0)
-        return made * np.float32(trace.store.calls), "attention_mean"
+        return made * np.float32(trace.calls), "attention_mean"
     if question.source == "summary" or not _has_full(trace, part.name):
         told = "as asked" if question.source == "summary" else "which is all that the store keeps"
         raise NotRecordedError(

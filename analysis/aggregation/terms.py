@@ -124,7 +124,7 @@ def _from_time_mean(trace: Trace, part: Part, question: Question, weights: da.Ar
         dims,
         *pairs,
         onto=question.onto,
-        calls=trace.store.calls,
+        calls=trace.calls,
         concatenate=True,
         align_arrays=False,
         dtype=np.float32,

@@ -49,8 +49,7 @@ class Pass:
     def reads(self) -> Hashable:
         """Passes that agree in this may be one."""
         return (
-            self.trace.path or id(self.trace.store),
-            self.trace.rows,
+            self.trace.identity,
             str(self.trace.device),
             self.leaf,
             self.branches,

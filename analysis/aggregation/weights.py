@@ -139,9 +139,9 @@ def accepted_grids(trace: Trace, kind: str, axis: str, key_part: KeyPart) -> lis
     leaves = [leaf for leaf in trace.leaves.values() if leaf.kind == kind]
     grids = [leaf.query_grid if axis == "query" else key_part.grid(leaf) for leaf in leaves]
     on_reference = axis == "key" and (kind == "image" or key_part.segment == "reference")
-    shown = trace.store.reference_shape if on_reference else None
+    shown = trace.reference_shape if on_reference else None
     sizes = [(grid[-2], grid[-1]) for grid in grids if grid is not None]
-    return list(dict.fromkeys([*sizes, shown or trace.store.image_shape]))
+    return list(dict.fromkeys([*sizes, shown or trace.image_shape]))
 
 
 def _checked(values: NDArray[Any], axis: str) -> NDArray[Any]:

@@ -32,14 +32,13 @@ def info(store: str, *, as_json: bool) -> None:
 
 def _contents(trace: "Trace", store: str) -> dict[str, Any]:
     manifest = trace.manifest
-    started = sum(bool(name) for name in trace.store.run_ids)
     return {
         "path": store,
         "bytes": sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file()),
-        "runs": {"complete": len(trace.rows), "incomplete": started - len(trace.rows)},
-        "calls": trace.store.calls,
+        "runs": {"complete": len(trace.rows), "incomplete": trace.incomplete},
+        "calls": trace.calls,
         "branches": list(trace.branches),
-        "image": "x".join(str(size) for size in trace.store.image_shape),
+        "image": "x".join(str(size) for size in trace.image_shape),
         **manifest.to_json(),
         "leaves": {
             path: {

@@ -120,7 +120,7 @@ def answers(
         coords = {"concept": list(concepts), "layer": part.labels, "head": list(head_labels(part.leaf))}
         made.append(xr.DataArray(block, dims=("run", "concept", "layer", "head"), coords=coords))
     whole = made[0] if len(made) == 1 else xr.concat(made, "layer", join="outer")
-    count = trace.store.calls if calls is None else len(calls)
+    count = trace.calls if calls is None else len(calls)
     if tally == "share":
         whole = whole / np.float32(count)
     whole = whole.assign_coords(run_coords(trace)).rename(None)
@@ -268,7 +268,7 @@ def _blocks(
     own = data.variable
     lead = dict(zip(own.dims, own.chunks or (), strict=True))
     chunks = tuple(1 if dim in ("run", "layer") else lead[dim] if dim == "t" else -1 for dim in own.dims)
-    places = np.arange(trace.store.calls) if calls is None else np.asarray(calls)
+    places = np.arange(trace.calls) if calls is None else np.asarray(calls)
     pairs: list[Any] = [own.data.rechunk(chunks), "rbtlhqd"]
     labels = (
         ([zlib.crc32(name.encode()) for name in trace.run_ids], 1, "r"),
@@ -286,7 +286,7 @@ def _blocks(
         *pairs,
         new_axes={"c": len(options["concepts"])},
         adjust_chunks={"t": lambda _size: 1},
-        calls=trace.store.calls,
+        calls=trace.calls,
         concatenate=True,
         align_arrays=False,
         dtype=np.float32,

@@ -73,10 +73,10 @@ def background(trace: Trace, values: xr.DataArray) -> xr.DataArray:
     chosen = [name for name in ("query_frame", "key_frame") if name in values.coords and name not in values.dims]
     latent = int(values[chosen[0]]) if chosen else None
     frames = values.attrs.get("frames")
-    if latent is None or frames is None or trace.store.frames is None:
+    if latent is None or frames is None or trace.frames is None:
         return trace.images.sel(run=values["run"].values)
     # The first and the last latent frame lie at the ends of the video, whatever the autoencoder's stride.
-    shown = round(latent * (trace.store.frames - 1) / max(1, int(frames) - 1))
+    shown = round(latent * (trace.frames - 1) / max(1, int(frames) - 1))
     return trace.videos.isel(video_frame=shown).sel(run=values["run"].values)
 
 

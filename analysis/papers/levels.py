@@ -218,7 +218,7 @@ def made_by(
     if variant == "released" and own["reduce"] == "mean" and "t" not in made.dims:
         # The released code takes the mean over layers and heads only.
         calls = pick_calls(trace, own.get("steps"), own.get("calls"))
-        made = made * np.float32(trace.store.calls if calls is None else len(calls))
+        made = made * np.float32(trace.calls if calls is None else len(calls))
         attrs["reduce"] = "sum over t, mean over layers and heads"
     made.attrs = attrs
     return made

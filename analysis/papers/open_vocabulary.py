@@ -85,6 +85,6 @@ def open_vocabulary_map(
     attrs = {**made.attrs, "variant": variant, "word": word, "vocabulary": keys.entry.text, "softmax_over": over}
     if own["reduce"] == "mean" and "t" not in made.dims:
         calls = pick_calls(trace, own.get("steps"), own.get("calls"))
-        made = made * np.float32(trace.store.calls if calls is None else len(calls))
+        made = made * np.float32(trace.calls if calls is None else len(calls))
         attrs["reduce"] = "sum over t, mean over layers and heads"
     return made.assign_attrs(attrs)

@@ -78,7 +78,7 @@ def span_map(
     if own["reduce"] == "mean" and "t" not in made.dims:
         # The released code takes the mean over layers and heads only.
         calls = pick_calls(trace, own.get("steps"))
-        scale = np.float32(trace.store.calls if calls is None else len(calls))
+        scale = np.float32(trace.calls if calls is None else len(calls))
         made = made * scale
         attrs["reduce"] = "sum over t, mean over layers and heads"
     if normalize:

@@ -47,7 +47,8 @@ def vocabulary(trace: Trace) -> Vocabulary:
     NotRecordedError
         If the store has none; the message says how to record it.
     """
-    found = read_vocabulary(trace.store.group)
+    # Stores of one trace were recorded with the same words by the same model.
+    found = read_vocabulary(trace.stores[0].snapshot)
     if found is None:
         raise NotRecordedError(f"{trace.where} has no vocabulary; {HOW_TO_RECORD}")
     return found

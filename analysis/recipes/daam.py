@@ -39,7 +39,7 @@ def fig1(
     maps, high = {}, {}
     for variant in bar(VARIANTS, "daam-fig1", progress, "variant"):
         maps[variant] = span_maps(trace, spans_of(words), variant=variant).compute()
-        high[variant] = hard(maps[variant], tau, variant=variant, grid=trace.store.image_shape)
+        high[variant] = hard(maps[variant], tau, variant=variant, grid=trace.image_shape)
     rows = []
     for run in trace.run_ids:
         place = trace.run_ids.index(run)

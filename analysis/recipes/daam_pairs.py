@@ -103,7 +103,7 @@ def fig4(
         ),
         (
             "The notebook cuts the map itself at 0.15. That map is a sum over calls, so the same cut means another "
-            f"thing for another number of calls or of tokens: here, at {trace.store.calls} calls and "
+            f"thing for another number of calls or of tokens: here, at {trace.calls} calls and "
             f"{_text_keys(trace)} tokens, {100 * _share_above(released):.0f} % of the cells of the words shown are "
             "above it."
         ),
@@ -139,7 +139,7 @@ def _telling(trace: Trace, samples: int) -> list[str]:
 
 
 def _draw(trace: Trace, words: xr.Dataset, soft: xr.DataArray, released: xr.DataArray, tau: float) -> Any:
-    shape = trace.store.image_shape
+    shape = trace.image_shape
     hard_maps = {
         "hard, paper": hard(soft, tau),
         "hard, released": hard(released, tau, variant="released", grid=shape),
@@ -184,8 +184,8 @@ def _absent_table(trace: Trace, words: xr.Dataset, released: xr.DataArray) -> Ta
     missing = missing_nouns(trace)
     if not any(missing.values()):
         return None
-    maps = released.isel(word=slice(words.sizes["word"])) / trace.store.calls
-    covered = coverage(hard(maps, variant="released", grid=trace.store.image_shape)).values
+    maps = released.isel(word=slice(words.sizes["word"])) / trace.calls
+    covered = coverage(hard(maps, variant="released", grid=trace.image_shape)).values
     peaks, means = maps.max(("query_y", "query_x")).values, maps.mean(("query_y", "query_x")).values
     nouns = (words["pos"] == "NOUN").values
     absent = np.array(

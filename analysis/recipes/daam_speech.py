@@ -56,7 +56,7 @@ def fig5(traces: Sequence[Trace], *, progress: bool = True, tau: float = 0.4) ->
         variant: span_maps(trace, spans_of(words), variant=variant).compute()
         for variant in bar(("paper", "released"), "daam-fig5", progress, "variant")
     }
-    shape = trace.store.image_shape
+    shape = trace.image_shape
     found = {
         name: by_speech(coverage_of(maps[options["variant"]], words, shape, tau=tau, **options))
         for name, options in RULES.items()

@@ -37,7 +37,7 @@ def fig20(
 ) -> RecipeResult:
     """Show TLAM and HLAM by resolution, and what each resolution contributes to the map of all layers."""
     (trace,) = traces
-    groups = min(groups, trace.store.calls)
+    groups = min(groups, trace.calls)
     options = reference_options(trace)
     chosen = chosen_layers(trace, layers)
     grids = _grids(trace, chosen)

@@ -60,7 +60,7 @@ def fig6(
 
     There are at most as many time groups as calls.
     """
-    groups = min(groups, traces[0].store.calls)
+    groups = min(groups, traces[0].calls)
     rows: list[tuple[Any, ...]] = []
     for label, trace in bar(list(zip(labels_of(traces), traces, strict=True)), "i2am-fig6", progress, "store"):
         for part in (False, True):
@@ -111,7 +111,7 @@ def fig7(
 ) -> RecipeResult:
     """Show what is taken (G2R), where it goes (R2G), and for single patches from where: SRAM beside the truth."""
     (trace,) = traces
-    groups = min(groups, trace.store.calls)
+    groups = min(groups, trace.calls)
     shown = first_runs(trace, samples)
     paths = layers_of(trace)
     kind = reference_options(trace)["kind"]
@@ -153,7 +153,7 @@ def fig8(
     traces: Sequence[Trace], *, progress: bool = True, samples: int = 2, groups: int = 5, layers: str = "decoder"
 ) -> RecipeResult:
     """Show TLAM and HLAM of both directions; the table puts numbers on "stable over time, diverse between heads"."""
-    groups = min(groups, *(trace.store.calls for trace in traces))
+    groups = min(groups, *(trace.calls for trace in traces))
     rows: list[tuple[Any, ...]] = []
     for label, trace in bar(list(zip(labels_of(traces), traces, strict=True)), "i2am-fig8", progress, "store"):
         options = {"layers": chosen_layers(trace, layers), **reference_options(trace)}

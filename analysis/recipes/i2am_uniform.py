@@ -50,7 +50,7 @@ def fig16(traces: Sequence[Trace], *, progress: bool = True, samples: int = 3) -
     turned = aggregate(trace, "r2g", **options).compute()
     one, one_turned = _one_key(trace, kind)
     rows += [
-        _row("sum of all layers, bicubic to the finest grid", whole, keys, trace.store.calls * count / keys),
+        _row("sum of all layers, bicubic to the finest grid", whole, keys, trace.calls * count / keys),
         _row("the same, min-max normalised (Fig. 16a)", scaled),
         _row("one key only (Fig. 16b)", one, 1, 1.0),
         _row("R2G of the same attention, for scale", turned),

@@ -107,7 +107,7 @@ def _source(trace: Trace) -> str:
     asked = [_asked(str(request)) for request in trace.runs["request"].values]
     words = [
         f"{manifest.model} (weights {manifest.model_digest[:12] or 'unknown'})",
-        f"{manifest.pipeline}, {scheduler}, {steps} steps in {trace.store.calls} calls",
+        f"{manifest.pipeline}, {scheduler}, {steps} steps in {trace.calls} calls",
         *(
             f"{name} {_values(own.get(name) for own in asked)}"
             for name in ASKED[:1]

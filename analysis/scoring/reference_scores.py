@@ -118,7 +118,7 @@ def sram_peaks(
         else:
             full = trace.attention(kind, "g2r", part.name.partition("/")[2]).isel(part.place).sel(branch=branch)
             full = full * kept
-            total = total + full.sum(("t", "layer", "head"), skipna=False) / np.float32(trace.store.calls)
+            total = total + full.sum(("t", "layer", "head"), skipna=False) / np.float32(trace.calls)
     own = _part(kind).places(leaf)
     patches = own[np.asarray(leaf.key_y)[own] >= 0]
     found = (
@@ -297,7 +297,7 @@ def _patches(
     trace: Trace, places: xr.DataArray, query_grid: tuple[int, int], key_grid: tuple[int, int]
 ) -> xr.DataArray:
     """Give the true reference patch of each query patch, from places on the reference image."""
-    shape = trace.store.reference_shape
+    shape = trace.reference_shape
     if shape is None:
         raise NotRecordedError(f"{trace.where} has no reference image")
     return patch_targets(places, query_grid, key_grid, shape)

@@ -44,7 +44,7 @@ def upright_places(trace: Trace, grid: tuple[int, int]) -> xr.DataArray:
     if "uv_lookup" not in trace.annotations:
         raise NotRecordedError(f"{trace.where}: annotation 'uv_lookup' was not given while recording")
     given.append(trace.annotations["uv_lookup"])
-    shape = trace.store.reference_shape
+    shape = trace.reference_shape
     if shape is None:
         raise NotRecordedError(f"{trace.where} has no reference image")
     made: xr.DataArray = xr.apply_ufunc(

@@ -90,7 +90,7 @@ def word_coverage(
     """
     words = tagged_words(trace, tagger, branch=branch)
     maps = span_maps(trace, spans_of(words), variant=variant, branch=branch, **options)
-    return coverage_of(maps, words, trace.store.image_shape, tau=tau, variant=variant, rule=rule)
+    return coverage_of(maps, words, trace.image_shape, tau=tau, variant=variant, rule=rule)
 
 
 def coverage_of(

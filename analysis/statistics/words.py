@@ -80,7 +80,7 @@ def noun_iou(
         if told:
             mask = masks[name].sel(run=told)
             maps = daam(trace.sel(told), noun, variant=variant, layers=layers)
-            high = plain(hard(maps, tau, variant=variant, rule=rule, grid=trace.store.image_shape))
+            high = plain(hard(maps, tau, variant=variant, rule=rule, grid=trace.image_shape))
             found = iou(high, mask).where((mask > 0).any(("image_y", "image_x")))
             column = found.reset_coords(drop=True).reindex(run=list(trace.run_ids))
         columns.append(column)

@@ -1,5 +1,6 @@
 """One block of runs: what statistics and maps are of it; here, or on a worker of a cluster."""
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,6 @@ from attlas.analysis.surveys.memory import kept_at_hand
 from attlas.analysis.surveys.records import canonical
 from attlas.analysis.surveys.specs import Spec
 from attlas.analysis.trace import Trace
-from attlas.schemas import open_store
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["Block", "Elsewhere", "Found", "compute", "compute_elsewhere", "packed"]
@@ -43,14 +43,13 @@ class Found:
 class Elsewhere:
     """What a worker is told of a store, and by `packed` of what is asked of it.
 
-    ``created`` tells the store from another that later stands at its path, ``survey`` one survey from another.
+    ``trace`` is a pickled trace: paths and rows. ``created`` tells the store from another that later stands at its
+    path, ``survey`` one survey from another.
     """
 
     survey: str
-    path: str
+    trace: bytes
     created: str
-    rows: tuple[int, ...]
-    device: str
     asked: bytes
 
 
@@ -88,10 +87,10 @@ def compute_elsewhere(there: Elsewhere, block: Block) -> Found:
 @lru_cache(maxsize=4)
 def _opened(there: Elsewhere) -> Trace:
     """Open a store once a worker and survey: a later survey sees what was recorded since."""
-    store = open_store(there.path)
-    if str(store.group.attrs.get("created")) != there.created:
-        raise InvalidValueError(f"{there.path} is another store on a worker than here; workers need the same files")
-    return Trace(store, there.rows, device=there.device)
+    trace: Trace = pickle.loads(there.trace)  # noqa: S301 - the survey's own
+    if str(trace.store.created) != there.created:
+        raise InvalidValueError(f"{trace.where} is another store on a worker than here; workers need the same files")
+    return trace
 
 
 @lru_cache(maxsize=4)

@@ -1,5 +1,6 @@
 """The work of a survey: blocks of runs, a few in flight, each read from the store or computed."""
 
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -20,7 +21,8 @@ from attlas.analysis.surveys.sources import Source
 from attlas.analysis.surveys.specs import Spec
 from attlas.analysis.surveys.workers import threads_of
 from attlas.schemas.errors import InvalidValueError
-from attlas.schemas.statistics import Fingerprints, Record
+from attlas.schemas.fingerprints import Fingerprints
+from attlas.schemas.statistics import Record
 
 __all__ = ["Edges", "Job"]
 
@@ -120,10 +122,8 @@ class Job:
             trace = self.sources[source].trace
             if trace.path is None:
                 raise InvalidValueError("a store in memory cannot be surveyed by other processes; leave client out")
-            created = str(trace.store.group.attrs.get("created"))
-            self._elsewhere[source] = Elsewhere(
-                uuid4().hex, trace.path, created, trace.rows, str(trace.device), self.packed
-            )
+            created = str(trace.store.created)
+            self._elsewhere[source] = Elsewhere(uuid4().hex, pickle.dumps(trace), created, self.packed)
         return self._elsewhere[source]
 
     def _start(self, block: Block, client: Any) -> Callable[[], Found]:

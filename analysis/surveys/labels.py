@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,9 +109,8 @@ def _columns(own: Any, name: str, sources: Sequence[Source]) -> list[xr.DataArra
     sizes = [len(source.trace.rows) for source in sources]
     if len(own) != sum(sizes):
         raise InvalidValueError(f"label {name!r} has {len(own)} values for {sum(sizes)} runs; one a run is needed")
-    bounds = np.cumsum([0, *sizes])
     values = np.asarray(own.values if isinstance(own, xr.DataArray) else own, dtype=object)
-    return [xr.DataArray(values[a:b], dims="run") for a, b in pairwise(bounds)]
+    return [xr.DataArray(values[list(source.places)], dims="run") for source in sources]
 
 
 def _column(name: str, source: Source) -> xr.DataArray | None:

@@ -1,11 +1,15 @@
 """The stores of a survey: complete runs only, of one model unless they are kept apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attlas.analysis.trace import Trace, open_trace
+import numpy as np
+
+from attlas.analysis.opening import open_trace
+from attlas.analysis.store_paths import short_names, stores_at
+from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["Source", "Traces", "read_sources"]
@@ -16,16 +20,20 @@ Traces = One | Sequence[One]
 
 @dataclass(frozen=True)
 class Source:
-    """One store of a survey: its complete runs, its name, the name of its model, and how many runs are not complete."""
+    """One store of a survey: its complete runs, its name, the name of its model, and how many runs are not complete.
+
+    ``places`` are those of its runs among all that are surveyed, in the order in which they were given.
+    """
 
     trace: Trace
     name: str
     model: str
     incomplete: int
+    places: tuple[int, ...]
 
 
 def read_sources(traces: Traces, by: Any, *, allow_models: bool) -> list[Source]:
-    """Open what is given by path, and name each store and model.
+    """Open what is given by path or pattern, take traces apart by store, and name each store and model.
 
     Raises
     ------
@@ -35,7 +43,8 @@ def read_sources(traces: Traces, by: Any, *, allow_models: bool) -> list[Source]
     listed = [traces] if isinstance(traces, (Trace, str, Path)) else list(traces)
     if not listed:
         raise InvalidValueError("no store is given; one or more are needed")
-    opened = [own if isinstance(own, Trace) else open_trace(own) for own in listed]
+    parts = list(_parts(listed))
+    opened = [trace for trace, _ in parts]
     apart = {own for own in ([by] if isinstance(by, str) else by if isinstance(by, (list, tuple)) else [])
              if isinstance(own, str)}  # fmt: skip
     first = opened[0]
@@ -48,9 +57,21 @@ def read_sources(traces: Traces, by: Any, *, allow_models: bool) -> list[Source]
                 "count together; group by model (by='model', --by model), or allow it (allow_models=True)"
             )
     return [
-        Source(_complete(trace), name, model, _incomplete(trace))
-        for trace, name, model in zip(opened, _store_names(opened), _model_names(opened), strict=True)
+        Source(_complete(trace), name, model, trace.incomplete, places)
+        for (trace, places), name, model in zip(parts, _store_names(opened), _model_names(opened), strict=True)
     ]
+
+
+def _parts(given: Sequence[One]) -> Iterator[tuple[Trace, tuple[int, ...]]]:
+    """Give a trace of each store, and the places of its complete runs among all complete runs."""
+    before = 0
+    for own in given:
+        for trace in [own] if isinstance(own, Trace) else [open_trace(path) for path in stores_at(own)]:
+            flags = trace.runs["complete"].values
+            ranks = np.cumsum(flags) - 1 + before
+            for part in trace.parts:
+                yield part.trace, tuple(int(ranks[place]) for place in part.places if flags[place])
+            before += int(flags.sum())
 
 
 def _complete(trace: Trace) -> Trace:
@@ -59,22 +80,13 @@ def _complete(trace: Trace) -> Trace:
     return trace if bool(flags.all()) else trace.isel([place for place, done in enumerate(flags) if done])
 
 
-def _incomplete(trace: Trace) -> int:
-    done = trace.store.complete
-    return sum(bool(name) and not done[row] for row, name in enumerate(trace.store.run_ids))
-
-
 def _model(trace: Trace) -> str:
     return f"{trace.manifest.model} ({trace.manifest.model_digest[:8]})"
 
 
 def _store_names(traces: Sequence[Trace]) -> list[str]:
     """Name stores by their file, and by their path where files are named alike."""
-    short = [Path(trace.path).stem if trace.path else "memory" for trace in traces]
-    names = [
-        name if short.count(name) == 1 else str(trace.path or name) for name, trace in zip(short, traces, strict=True)
-    ]
-    return [name if names.count(name) == 1 else f"{name} {place}" for place, name in enumerate(names)]
+    return short_names([trace.path or "memory" for trace in traces])
 
 
 def _model_names(traces: Sequence[Trace]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from attlas.analysis import open_trace
 from attlas.schemas import Leaf, Manifest, create_store
-from attlas.schemas.vocabulary import Vocabulary, write_vocabulary
+from attlas.schemas.vocabulary import Vocabulary, vocabulary_arrays
 
 
 def softmax(logits, axis):
@@ -78,10 +78,9 @@ def make_store(
                 for branch in range(len(branches)):
                     write_words(store, name, row, branch, prompt if branches[branch] == "cond" else "", tokens)
         store.write_annotations(row, annotations(row) if annotations else {})
+        # A run that is not completed is still being recorded.
         if complete is None or row in complete:
             store.complete_run(row)
-        else:
-            store.release(row)
     store.finish()
     return store, vectors
 
@@ -95,11 +94,12 @@ def write_leaf(store, name, row, q, k):
     arrays = {
         "query_vectors": q, "key_vectors": k if leaf.keys_vary else k[:, 0], "log_attention": np.log(p),
         "logsumexp": lse, "g2r": p.mean(-2), "r2g": r.mean(-1), "attention_mean": p.mean(1),
+        "attention_mean_r2g": r.mean(1), "computed": np.ones(q.shape[:3], bool),
     }  # fmt: skip
     for variable in leaf.variables():
         if variable.name in arrays:
             layout = store.layout(name, variable.name)
-            values = arrays[variable.name]
+            values = arrays[variable.name] / variable.scale if variable.scale != 1 else arrays[variable.name]
             t, layer = (layout.dims.index(dim) - 1 if dim in layout.dims else None for dim in ("t", "layer"))
             for t0 in range(0, store.calls if t is not None else 1, layout.t_block):
                 for l0 in range(0, len(leaf.layers), layout.layer_block):
@@ -146,15 +146,18 @@ def add_vocabulary(store, words, seed=5):
         word: np.concatenate([begin, rng.normal(size=(len(tokens) + 1, features))]).astype("f4")
         for word, tokens in words.items()
     }
-    write_vocabulary(
-        store.group,
+    nodes, arrays = vocabulary_arrays(
         Vocabulary(
             tuple(words),
             tuple(("<bos>", *tokens, "<eos>") for tokens in words.values()),
             tuple(("bos", *["word"] * len(tokens), "eos") for tokens in words.values()),
             tuple(embeddings.values()),
-        ),
+        )
     )
+    with store.locked():
+        store.add_nodes(nodes)
+    for name, values in arrays.items():
+        store.write_fixed(name, values)
     weights = {}
     for name, leaf in store.leaves.items():
         if leaf.features:

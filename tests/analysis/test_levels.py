@@ -64,7 +64,7 @@ def test_unequal_heads_in_one_axis(uneven, computes):
 
 
 def test_a_mean_weighs_heads_or_layers_alike(uneven):
-    single = by_head(uneven) / uneven.store.calls
+    single = by_head(uneven) / uneven.calls
     same(maps.ulam(uneven, "r2g", reduce="mean"), single.sum(("layer", "head")) / 7)
     same(maps.ulam(uneven, "r2g", reduce="layer_mean"), single.mean("head").mean("layer"))
     assert float(abs(single.mean("head").mean("layer") - single.sum(("layer", "head")) / 7).max()) > 1e-3

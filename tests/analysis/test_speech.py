@@ -80,7 +80,7 @@ def test_coverage_is_that_of_each_words_own_map(trace, computes, variant):
             values = own.values[0].astype("f8")
             assert table["intensity"].values[run, word] == pytest.approx(values.mean() / values.max(), rel=1e-5)
             if variant == "released":
-                values = maps.resample(own, trace.store.image_shape, "bicubic").values[0].astype("f8")
+                values = maps.resample(own, trace.image_shape, "bicubic").values[0].astype("f8")
                 high = (values - values.min()) / (np.ptp(values) + 1e-8) > 0.4
             else:
                 high = values >= 0.4 * values.max()

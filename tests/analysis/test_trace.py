@@ -84,8 +84,8 @@ def test_a_dask_chunk_is_a_shard(path):
     trace = open_trace(path)
     for leaf in stored.leaves:
         for name, array in trace.dataset(leaf).data_vars.items():
-            layout = stored.layout(leaf, name)
-            assert tuple(sizes[0] for sizes in array.chunks) == layout.shard
+            shard, whole = stored.layout(leaf, name).shard, array.shape
+            assert tuple(sizes[0] for sizes in array.chunks) == tuple(map(min, shard, whole))
 
 
 def test_stock_xarray_opens_the_store(path):
@@ -170,8 +170,8 @@ def test_what_is_not_there(tmp_path, tools):
 
 
 def shard_of(store, array):
-    (file,) = [file for file in (store / array / "c" / "1").rglob("*") if file.is_file()][:1]
-    return file
+    """A file of the array's second run."""
+    return sorted((store / array).glob("c.1.*"))[0]
 
 
 @pytest.mark.parametrize("array", ["text/4x4/log_attention", "image/4x4/query_vectors", "text/4x4/g2r"])
@@ -200,14 +200,14 @@ def test_a_truncated_shard_is_an_error(copy, length):
 
 def test_a_shard_that_a_complete_run_lacks_is_an_error(copy):
     shard_of(copy, "text/4x4/log_attention").unlink()
-    with pytest.raises(CorruptDataError, match="run '0001'.*holds only NaN though the run is complete"):
+    with pytest.raises(CorruptDataError, match=r"log_attention of run '0001' in .*c\.1\..* is missing"):
         open_trace(copy).attention("text").compute()
 
 
 def test_a_damaged_table_is_an_error_that_names_it(copy):
-    (file,) = [file for file in (copy / "prompt" / "c").rglob("*") if file.is_file()]
+    file = copy / "prompt" / "c.0"
     file.write_bytes(file.read_bytes()[:-2])
-    with pytest.raises(CorruptDataError, match="prompt cannot be read"):
+    with pytest.raises(CorruptDataError, match="prompt in .*copy.zarr cannot be read"):
         open_trace(copy).runs  # noqa: B018
 
 
@@ -237,9 +237,9 @@ def test_weights_that_all_runs_share_are_in_the_dataset(tmp_path, computes):
     assert made.dims == ("layer", "feature", "head_channel")
     assert made["layer"].values.tolist() == ["a", "b"]
     np.testing.assert_array_equal(made.compute(), weights)
-    (shard,) = [file for file in (tmp_path / "s.zarr/text/2x2/key_projection/c").rglob("*") if file.is_file()][:1]
+    shard = sorted((tmp_path / "s.zarr/text/2x2/key_projection").glob("c.*"))[0]
     body = bytearray(shard.read_bytes())
     body[len(body) // 2] ^= 0xFF
     shard.write_bytes(body)
-    with pytest.raises(CorruptDataError, match=r"text/2x2/key_projection of .* cannot be read"):
+    with pytest.raises(CorruptDataError, match=r"text/2x2/key_projection in .* cannot be read"):
         open_trace(tmp_path / "s.zarr").dataset("text/2x2")["key_projection"].compute()

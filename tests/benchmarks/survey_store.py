@@ -34,7 +34,7 @@ def main(path: str, workers: int, runs: int | None = None) -> None:
     trace = open_trace(path)
     trace = trace if runs is None else trace.isel(range(runs))
     leaves = [leaf for leaf in trace.leaves.values() if leaf.kind == "image"]
-    one = sum(len(leaf.layers) * leaf.heads * leaf.queries * leaf.keys for leaf in leaves) * trace.store.calls
+    one = sum(len(leaf.layers) * leaf.heads * leaf.queries * leaf.keys for leaf in leaves) * trace.calls
     options = {"maps": QUESTIONS, "cache": False, "progress": False, "block": 2}
     if workers:
         with local_workers(workers) as client:

@@ -34,5 +34,5 @@ def test_maps_of_a_recording(row):
     if kind == "joint" and not leaf.partial:
         parts = [maps.ulam(trace, "g2r", kind=kind, keys=part, source="full") for part in ("text", *leaf.key_parts)]
         # Calls, layers and heads: each gives its queries a share of 1 over the whole sequence.
-        total = len(leaf.layers) * leaf.heads * trace.store.calls
+        total = len(leaf.layers) * leaf.heads * trace.calls
         assert float(sum(part.sum() for part in parts).compute()) == pytest.approx(total, rel=1e-4)
