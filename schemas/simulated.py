@@ -1,13 +1,13 @@
 """Geometry, Q and K of the leaves of a simulated store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.schemas.layout import Leaf
+from attlas.schemas.leaf import Leaf
 
 __all__ = [
     "CHANNELS",
@@ -50,7 +50,8 @@ class Scene:
 
     def leaf(self, kind: str, encoding: str) -> Leaf:
         """Geometry of the leaf of a kind, as a store keeps it."""
-        return self._leaf(kind, encoding, partial=self.partial and kind in ("text", "joint"))
+        made = self._leaf(kind, encoding, partial=self.partial and kind in ("text", "joint"))
+        return replace(made, value_channels=CHANNELS, output_features=FEATURES) if self.values else made
 
     def whole(self, leaf: Leaf) -> Leaf:
         """Geometry of all keys that take part in the softmax of `leaf`."""
@@ -66,20 +67,10 @@ class Scene:
         paths = tuple(f"blocks.{i}.{'attn1' if kind == 'self' else 'attn2'}" for i in range(self.layers))
         masked = self.masked and kind in ("text", "joint")
         channels = CHANNELS + masked
-        held = {"value_channels": CHANNELS, "output_features": FEATURES} if self.values else {}
         if kind == "text":
             keys = len(self.words) if partial else self.places
             return Leaf(
-                kind,
-                self.grid,
-                self.heads,
-                channels,
-                paths,
-                keys,
-                encoding=encoding,
-                masked=masked,
-                partial=partial,
-                **held,
+                kind, self.grid, self.heads, channels, paths, keys, encoding=encoding, masked=masked, partial=partial
             )
         labels = self._labels(kind, partial=partial)
         return Leaf(
@@ -98,7 +89,6 @@ class Scene:
             key_picture=tuple(picture for _, picture, *_ in labels),
             masked=masked,
             partial=partial,
-            **held,
         )
 
     def _labels(self, kind: str, *, partial: bool) -> list[tuple[str, int, int, int, int]]:
