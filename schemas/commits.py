@@ -5,7 +5,7 @@ all noted runs into the columns and sets their flags last: so a writer may die a
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -90,8 +90,8 @@ class Commits:
         if new:
             self.snapshot = add_nodes(self.snapshot, new)
 
-    def swap(self, nodes: Nodes, gone: str | None, fill: Callable[[Snapshot], None]) -> None:
-        """Add arrays and groups in place of the group `gone`; see `swap_nodes`."""
+    def swap(self, nodes: Nodes, gone: Iterable[str], fill: Callable[[Snapshot], None]) -> None:
+        """Add arrays and groups in place of the groups `gone`; see `swap_nodes`."""
         self.snapshot = swap_nodes(self.snapshot, nodes, gone, fill)
 
     def finish(self) -> None:

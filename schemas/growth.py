@@ -6,7 +6,7 @@ root document when a store grows, and after it when it shrinks, so that they nev
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -58,21 +58,22 @@ def add_nodes(old: Snapshot, nodes: Nodes) -> Snapshot:
     return made
 
 
-def swap_nodes(old: Snapshot, nodes: Nodes, gone: str | None, fill: Callable[[Snapshot], None]) -> Snapshot:
-    """Add arrays and groups, filled before anybody sees them, in place of the group `gone`; the caller has the turn."""
-    kept = {path: node for path, node in old.doc.nodes.items() if gone is None or not f"{path}/".startswith(f"{gone}/")}
+def swap_nodes(old: Snapshot, nodes: Nodes, gone: Iterable[str], fill: Callable[[Snapshot], None]) -> Snapshot:
+    """Add arrays and groups, filled before anybody sees them, in place of groups; the caller has the turn."""
+    groups = tuple(f"{path}/" for path in gone)
+    kept = {path: node for path, node in old.doc.nodes.items() if not f"{path}/".startswith(groups)}
     doc = replace(old.doc, nodes={**kept, **nodes})
     made = Snapshot(old.storage, doc.to_bytes())
     fill(made)
     publish(old.storage, old.doc, doc)
-    if gone is not None:
-        remove_below(old.storage, gone)
+    for path in groups:
+        remove_below(old.storage, path)
     return made
 
 
 def remove_below(storage: Storage, path: str) -> None:
-    """Remove all files of a group, and the folders that are empty then."""
-    for key in list(storage.keys(f"{path}/")):
+    """Remove all files whose names begin so, up to a ``/``, and the folders that are empty then."""
+    for key in list(storage.keys(path)):
         storage.delete(key)
     if storage.folder is not None:
         shutil.rmtree(storage.folder / path, ignore_errors=True)

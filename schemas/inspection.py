@@ -54,7 +54,9 @@ def file_faults(storage: Storage, doc: RootDocument) -> Iterator[Fault]:
             yield Fault(str(err), file=name)
             continue
         if data is None:
-            yield Fault(f"{name}: missing", file=name)
+            # A user may remove what statistics found: it is computed anew.
+            if not path.startswith(f"{STATISTICS}/"):
+                yield Fault(f"{name}: missing", file=name)
         elif not _same(data, node):
             yield Fault(f"{name}: is not what {ROOT} says of {path}", file=name)
 

@@ -14,6 +14,7 @@ from attlas.schemas.notes import Notes
 from attlas.schemas.rebuild import rebuilt_document
 from attlas.schemas.root import ANNOTATIONS, STATISTICS, RootDocument, has_runs, is_column, read_root
 from attlas.schemas.snapshot import Snapshot
+from attlas.schemas.statistics import remove_statistics
 from attlas.schemas.storage import Storage, open_storage
 from attlas.schemas.store import open_store
 from attlas.schemas.table import BLOCK
@@ -58,6 +59,7 @@ def repair_store(path: str | Path, *, progress: bool = False) -> list[str]:
         done = _repair_metadata(storage)
         snapshot = Snapshot(storage, read_root(storage) or b"")
         done += _repair_flags(snapshot)
+        groups = {name for name, node in snapshot.doc.nodes.items() if node["node_type"] == "group"}
         faults = list(faults_of(storage, deep=True, progress=progress))
         done += _repair_labels(snapshot, faults)
         waiting = {row: record.run for row, record in notes.finished().items()}
@@ -67,6 +69,10 @@ def repair_store(path: str | Path, *, progress: bool = False) -> list[str]:
     done += [f"removed: what was stored of run {run!r}, which was not finished" for run in begun.values()]
     rows = sorted({row for fault in faults for row in fault.rows})
     store = open_store(path)
+    spoilt = sorted({fault.file for fault in faults if fault.file and fault.file.startswith(f"{STATISTICS}/")} & groups)
+    if spoilt:
+        remove_statistics(store, spoilt)
+        done += [f"removed: {name}, which is computed anew" for name in spoilt]
     if rows:
         labels = store.run_labels(rows)
         store.give_back(rows)

@@ -9,7 +9,7 @@ its shape under those who read it, and a writer that is killed leaves the one or
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attlas.schemas.errors import CorruptDataError
@@ -22,7 +22,15 @@ from attlas.schemas.statistic_groups import StatisticGroup, group_nodes, open_gr
 from attlas.schemas.statistic_records import Record
 from attlas.schemas.store import Store
 
-__all__ = ["PROVENANCE", "Record", "read_block", "read_records", "statistic_problems", "write_records"]
+__all__ = [
+    "PROVENANCE",
+    "Record",
+    "read_block",
+    "read_records",
+    "remove_statistics",
+    "statistic_problems",
+    "write_records",
+]
 
 PROVENANCE = ("statistic", "options", "digest", "version", "attlas", "units", "meaning", "source")
 """What the attributes of a statistic's group say of it, beside the form of its arrays."""
@@ -81,25 +89,31 @@ def write_records(store: Store, name: str, provenance: Mapping[str, Any], record
         kept.write(records)
 
 
-def statistic_problems(store: Store, *, deep: bool) -> Iterator[str]:
-    """Problems of what is kept of statistics, one line each; `deep` also reads every record."""
+def remove_statistics(store: Store, paths: Iterable[str]) -> None:
+    """Take the groups of statistics out of a store: their numbers are computed anew when they are asked for."""
+    with store.locked():
+        store.swap_nodes({}, paths, lambda _: None)
+
+
+def statistic_problems(store: Store, *, deep: bool) -> Iterator[tuple[str, str]]:
+    """Find problems of what is kept of statistics: path of the group, and a line; `deep` also reads every record."""
     snapshot = store.snapshot
     for path, node in sorted(snapshot.doc.nodes.items()):
         if path.count("/") != 1 or not path.startswith(f"{STATISTICS}/"):
             continue
         if node["node_type"] != "group":
-            yield f"{path}: an array stands where the group of a statistic is needed"
+            yield path, f"{path}: an array stands where the group of a statistic is needed"
             continue
         told = node.get("attributes", {}).get("attlas")
         lacking = [key for key in PROVENANCE if not isinstance(told, Mapping) or key not in told]
         if lacking:
-            yield f"{path}: attribute 'attlas' lacks {', '.join(lacking)}"
+            yield path, f"{path}: attribute 'attlas' lacks {', '.join(lacking)}"
         try:
             group = open_group(snapshot, path)
             if deep and group is not None:
                 group.read(range(snapshot.doc.rows))
         except CorruptDataError as err:
-            yield str(err)
+            yield path, str(err)
 
 
 def _look(store: Store, name: str, read: Callable[[StatisticGroup], Found], nothing: Found) -> Found:
@@ -120,8 +134,12 @@ def _look(store: Store, name: str, read: Callable[[StatisticGroup], Found], noth
 
 def _newest(snapshot: Snapshot, name: str) -> str | None:
     """Path of a statistic's group, laid out last."""
-    found = {path: number for path in snapshot.doc.nodes if (number := _number(path, name))}
-    return max(found, key=found.__getitem__, default=None)
+    return max(_paths(snapshot, name), key=lambda path: _number(path, name), default=None)
+
+
+def _paths(snapshot: Snapshot, name: str) -> list[str]:
+    """Paths of all that was laid out of a statistic: one, unless the root document had to be made again."""
+    return [path for path in snapshot.doc.nodes if _number(path, name)]
 
 
 def _number(path: str, name: str) -> int:
@@ -145,11 +163,11 @@ def _lay_out(
 
     def fill(snapshot: Snapshot) -> None:
         # A writer that was killed while it did the same may have left something.
-        remove_below(snapshot.storage, path)
+        remove_below(snapshot.storage, f"{path}/")
         made = StatisticGroup(snapshot, path, form)
         made.write_shared()
         for start in range(0, rows if old is not None else 0, size):
             made.write({} if old is None else old.read(range(start, min(start + size, rows))))
 
-    store.swap_nodes(group_nodes(path, form, provenance, rows), old_path, fill)
+    store.swap_nodes(group_nodes(path, form, provenance, rows), _paths(store.snapshot, name), fill)
     return StatisticGroup(store.snapshot, path, form)

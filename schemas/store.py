@@ -1,6 +1,6 @@
 """An open store: read what complete runs hold; claim runs, write whole shards, complete them, finish."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -336,8 +336,8 @@ class Store:
         """Add arrays and groups by their metadata documents, where they are not there; inside `locked`."""
         self._commits.add(nodes)
 
-    def swap_nodes(self, nodes: Nodes, gone: str | None, fill: Callable[[Snapshot], None]) -> None:
-        """Add arrays and groups, which `fill` fills before anybody sees them, in place of a group; inside `locked`."""
+    def swap_nodes(self, nodes: Nodes, gone: Iterable[str], fill: Callable[[Snapshot], None]) -> None:
+        """Add arrays and groups, which `fill` fills before anybody sees them, in place of groups; inside `locked`."""
         self._commits.swap(nodes, gone, fill)
 
     def finish(self) -> None:

@@ -73,5 +73,5 @@ def faults_of(storage: Storage, *, deep: bool, progress: bool = False) -> Iterat
     arrays = sum(node["node_type"] == "array" for node in doc.nodes.values())
     with tqdm(total=arrays, desc="validate", unit="array", disable=not progress, dynamic_ncols=True) as bar:
         yield from run_faults(snapshot, deep=deep, ticked=bar.update)
-    for problem in statistic_problems(Store(snapshot, storage.url), deep=deep):
-        yield Fault(problem)
+    for path, problem in statistic_problems(Store(snapshot, storage.url), deep=deep):
+        yield Fault(problem, file=path)

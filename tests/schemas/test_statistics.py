@@ -10,9 +10,10 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attlas.schemas import open_store, simulate_store
+from attlas.schemas import open_store, simulate_store, validate_store
 from attlas.schemas.errors import CorruptDataError, InvalidValueError
 from attlas.schemas.fingerprints import Fingerprints
+from attlas.schemas.repair import repair_store
 from attlas.schemas.statistics import Record, read_block, read_records, statistic_problems, write_records
 from attlas.schemas.storage.memory import MemoryStorage
 
@@ -318,8 +319,9 @@ def test_damage_names_the_folder_to_remove(store, array):
     for work in (lambda: kept(store), lambda: keep(store, {2: words("d")})):
         with pytest.raises(CorruptDataError, match=f"statistics/{NAME} in .*remove that folder, it is computed anew"):
             work()
-    (problem,) = statistic_problems(store, deep=True)
-    assert NAME in problem
+    ((path, problem),) = statistic_problems(store, deep=True)
+    assert path == f"statistics/{NAME}"
+    assert problem.startswith(f"{path} in ")
     store.storage.delete(key)
     if array == "fingerprint":
         assert kept(store) == {}
@@ -328,12 +330,34 @@ def test_damage_names_the_folder_to_remove(store, array):
             kept(store)
 
 
+def test_repair_removes_what_is_damaged_and_nothing_else(path):
+    keep(open_store(path), {0: words("a b"), 1: words("c")})
+    write_records(open_store(path), "other-0123456789ab", PROVENANCE, {0: number(1)})
+    chunk = path / "statistics" / NAME / "value" / "c.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert [NAME in problem for problem in validate_store(path, deep=True)] == [True]
+    assert repair_store(path) == [f"removed: statistics/{NAME}, which is computed anew"]
+    assert validate_store(path, deep=True) == []
+    store = open_store(path)
+    assert (kept(store), list(read_records(store, "other-0123456789ab", [0]))) == ({}, [0])
+    assert not chunk.parents[1].exists()
+    keep(store, {0: words("a b")})
+    shutil.rmtree(chunk.parents[1])
+    assert validate_store(path, deep=True) == []
+    assert all(line.startswith("made again: statistics/") for line in repair_store(path))
+    assert validate_store(path, deep=True) == []
+    assert kept(open_store(path)) == {}
+    keep(open_store(path), {0: words("a b")})
+    assert list(kept(open_store(path))) == [0]
+
+
 def test_a_group_that_says_nothing_of_its_arrays_is_damage(store):
     with store.locked():
         store.add_nodes({f"statistics/{NAME}": {"attributes": {}, "zarr_format": 3, "node_type": "group"}})
-    assert [problem.partition(":")[0] for problem in statistic_problems(store, deep=False)] == [
-        f"statistics/{NAME}", f"statistics/{NAME} in a copy cannot be read",
-    ]  # fmt: skip
+    assert [(path, problem.partition(":")[0]) for path, problem in statistic_problems(store, deep=False)] == [
+        (f"statistics/{NAME}", f"statistics/{NAME}"),
+        (f"statistics/{NAME}", f"statistics/{NAME} in a copy cannot be read"),
+    ]
     with pytest.raises(CorruptDataError, match="cannot be read"):
         kept(store)
 
