@@ -14,10 +14,11 @@ from zarr.storage import MemoryStore
 from attlas.analysis.stored_order import StoredOrder
 
 
-def array(shape, chunk, shards, order):
+def array(shape, chunk, shards, order, separator="."):
     made = zarr.create_array(
         MemoryStore(), shape=shape, chunks=chunk, shards=shards, dtype="f2", fill_value=np.nan,
         filters=[TransposeCodec(order=order)] if order else [], compressors=[BloscCodec(), Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": separator},
     )  # fmt: skip
     made[...] = np.random.default_rng(0).normal(size=shape)
     return made
@@ -31,7 +32,7 @@ def arrays(draw):
     shape = tuple(draw(st.integers(1, 2 * a * b)) for a, b in zip(chunk, per_shard, strict=True))
     shards = tuple(a * b for a, b in zip(chunk, per_shard, strict=True))
     order = draw(st.permutations(range(dims)))
-    made = array(shape, chunk, shards if draw(st.booleans()) else None, tuple(order))
+    made = array(shape, chunk, shards if draw(st.booleans()) else None, tuple(order), draw(st.sampled_from("./")))
     cuts = [draw(st.slices(length).filter(lambda cut: cut.step in (None, 1))) for length in shape]
     return made, tuple(cuts[: draw(st.integers(0, dims))])
 
