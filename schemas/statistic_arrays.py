@@ -34,14 +34,14 @@ def array_variables(form: Form, unit: str, meaning: str) -> list[Variable]:
     dims = form.dims
     made = [replace(_TABLE["value"], dims=("run", *dims.values()), unit=unit, meaning=meaning)]
     for own in form.every:
-        template = _TABLE["<label>" if own.name not in dims else "<dim>_label" if own.by_run else "<dim>"]
-        told = template.meaning.replace(template.name, own.name) + (", as JSON" if own.kind == "json" else "")
+        template = _TABLE["LABEL" if own.name not in dims else "DIM_label" if own.by_run else "DIM"]
+        told = template.meaning.replace("DIM", own.name) + (", as JSON" if own.kind == "json" else "")
         along = (*(("run",) if own.by_run else ()), *(dims[dim] for dim in own.dims))
         made.append(replace(template, name=own.array, dims=along, dtype=KINDS[own.kind], meaning=told))
     for axis in form.axes:
         if axis.ragged:
-            counts = _TABLE["<dim>_count"]
-            made.append(replace(counts, name=axis.count, meaning=counts.meaning.replace("<dim>", axis.labels.name)))
+            counts = _TABLE["DIM_count"]
+            made.append(replace(counts, name=axis.count, meaning=counts.meaning.replace("DIM", axis.labels.name)))
     return [*made, _TABLE["fingerprint"]]
 
 

@@ -306,17 +306,17 @@ STATISTIC_VARIABLES = _table(
     Variable(
         "value", ("run", "..."), "f8", "", "what the statistic found; NaN where that is nothing, or was not computed"
     ),
-    Variable("<dim>", ("<dim>",), "...", "", "labels of <dim>, where every run has the same", "index"),
-    Variable("<dim>_label", ("run", "<dim>"), "...", "", "labels of <dim>, where runs have their own", "coord"),
+    Variable("DIM", ("DIM",), "...", "", "labels of the dim DIM, where every run has the same", "index"),
+    Variable("DIM_label", ("run", "DIM"), "...", "", "labels of the dim DIM, where runs have their own", "coord"),
     Variable(
-        "<dim>_count",
+        "DIM_count",
         ("run",),
         "i4",
         "",
-        "how many places of <dim> the run fills, where runs have their own; -1 where nothing was computed",
+        "how many places of DIM the run fills, where runs have their own; -1 where nothing was computed",
         "coord",
     ),
-    Variable("<label>", ("run", "..."), "...", "", "further labels; without run where every run has the same", "coord"),
+    Variable("LABEL", ("run", "..."), "...", "", "further labels; without run where every run has the same", "coord"),
     Variable(
         "fingerprint",
         ("run",),
