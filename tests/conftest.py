@@ -40,3 +40,37 @@ def pytest_collection_modifyitems(items):
         files.setdefault(item.path, []).append(item)
     cost = {path: (any(map(is_long, own)), len(own)) for path, own in files.items()}
     items.sort(key=lambda item: cost[item.path], reverse=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server on loopback; its `environment` is what a process needs to find it."""
+    from s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_url(s3_server, monkeypatch):
+    """URL of a fresh bucket, which this process finds by its environment."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3_server.make_bucket()
+    yield f"s3://{bucket}"
+    s3_server.drop_bucket(bucket)
+
+
+@pytest.fixture
+def s3_proxy(s3_server, s3_url, monkeypatch):
+    """What stands between this process and the server of `s3_url`, and breaks what it is told to; little patience."""
+    from fault_proxy import FaultProxy
+
+    with FaultProxy(s3_server.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setenv("ATTLAS_RETRY_SECONDS", "2")
+        monkeypatch.setenv("ATTLAS_REQUEST_SECONDS", "2")
+        yield proxy
