@@ -30,9 +30,9 @@ class CountedFiles(MutableMapping[str, Buffer]):
     >>> from zarr.core.buffer import default_buffer_prototype
     >>> files = CountedFiles()
     >>> buffer = default_buffer_prototype().buffer.from_bytes(b"12345")
-    >>> files["text/4x4/g2r/c/0/0"] = files["t/c/0"] = buffer
-    >>> files.sizes, len(files["t/c/0"])
-    ({'text/4x4/g2r/c/0/0': 5, 't/c/0': 5}, 5)
+    >>> files["text/4x4/g2r/c.0.0"] = files["t/c.0"] = buffer
+    >>> files.sizes, len(files["t/c.0"])
+    ({'text/4x4/g2r/c.0.0': 5, 't/c.0': 5}, 5)
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class CountedFiles(MutableMapping[str, Buffer]):
 
     def __setitem__(self, key: str, value: Buffer) -> None:
         """Count a file, and keep it if it is small."""
-        array, chunk, _ = key.partition("/c/")
+        array, chunk, _ = key.partition("/c.")
         self.sizes[key] = len(value)
         if not chunk or array.rsplit("/", 1)[-1] not in LARGE:
             self._kept[key] = value

@@ -20,7 +20,7 @@ class PlannedArray:
     """One array of the store, for the runs to be made.
 
     ``raw`` is the bytes of its numbers (0 where it is text), ``stored`` those of its files, None where nothing was
-    drawn to measure them; ``files`` is their number.
+    drawn to measure them; ``files`` is their number. Columns of the run table have a file for many runs.
     """
 
     name: str
@@ -29,11 +29,11 @@ class PlannedArray:
     dtype: str
     raw: int
     stored: int | None
-    files: int | None
+    files: int
 
     @classmethod
     def of(
-        cls, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, stored: int | None, files: int | None
+        cls, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, stored: int | None, files: int
     ) -> "PlannedArray":
         """Make one whose raw bytes follow from shape and dtype."""
         raw = 0 if dtype == "str" else math.prod(shape) * np.dtype(dtype).itemsize
@@ -102,11 +102,9 @@ class Plan:
         return self.metadata + sum(array.stored or 0 for array in self.arrays)
 
     @property
-    def files(self) -> int | None:
-        """Number of files; None where nothing was measured."""
-        if self.metadata is None:
-            return None
-        return self.metadata_files + sum(array.files or 0 for array in self.arrays)
+    def files(self) -> int:
+        """Number of files, which are the objects of a store in object storage."""
+        return self.metadata_files + sum(array.files for array in self.arrays)
 
     @property
     def seconds(self) -> float | None:
@@ -147,9 +145,9 @@ class Plan:
 
     def _totals(self) -> list[str]:
         if self.time is None or self.stored is None or self.seconds is None:
-            return ["nothing was drawn: compressed size and time are not known"]
+            return [f"nothing was drawn: compressed size and time of {_count(self.files, 'file')} are not known"]
         one = (self.time.run - self.time.warm_up) / self.time.measured
-        size = f"size  {human_bytes(self.stored)} in {_count(self.files or 0, 'file')}"
+        size = f"size  {human_bytes(self.stored)} in {_count(self.files, 'file')}"
         time = f"time  {human_time(self.seconds)}: {human_time(one)} a run"
         if one > 0:
             time += f", {self.calls / one:.3g} calls/s"

@@ -7,9 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import zarr
 from torch import nn
 from zarr.storage import MemoryStore
 
@@ -19,15 +17,16 @@ from attlas.recorder.destination import open_matching
 from attlas.recorder.job import Annotate
 from attlas.recorder.ledger import check_ids, check_role_holders, missing_runs
 from attlas.recorder.models.inventory import Subject, select
-from attlas.recorder.plans.counting import CountedFiles, counting_store
-from attlas.recorder.plans.planned import Plan, PlannedArray, PlannedTime
+from attlas.recorder.plans.arrays import fill_table, planned_arrays
+from attlas.recorder.plans.counting import counting_store
+from attlas.recorder.plans.planned import Plan, PlannedTime
 from attlas.recorder.plans.unmeasured import empty_store
 from attlas.recorder.progress import call_bar
 from attlas.recorder.recording import Recorder
 from attlas.recorder.requests import Request, prepare
 from attlas.schemas import Store, create_store
 from attlas.schemas.errors import InvalidValueError
-from attlas.schemas.variables import LEAF_VARIABLES
+from attlas.schemas.root import ROOT
 
 __all__ = ["plan"]
 
@@ -96,10 +95,12 @@ def plan(
     said = ("" if path is None else str(path), runs, complete)
     if not runs and held is not None:
         return Plan(type(pipe).__name__, *said, held.branches, held.calls, held.calls, (), 0, 0, None)
+    before = None if held is None else sum(bool(label) for label in held.run_ids)
     if not measure:
         store, steps = empty_store(subject, manifest, todo[0][0])
-        arrays = _arrays(store, None, runs, 0, added=held is not None)
-        return Plan(type(pipe).__name__, *said, store.branches, steps, store.calls, arrays, None, 0, None)
+        arrays = planned_arrays(store, None, runs, 0, before)
+        described = [] if held is not None else _described(store.storage.keys())
+        return Plan(type(pipe).__name__, *said, store.branches, steps, store.calls, arrays, None, len(described), None)
     backend, files = counting_store()
     target = backend if held is None else _like(held, backend)
     clock = _Stopwatch()
@@ -107,13 +108,11 @@ def plan(
     with Recorder(pipe, target, capture, annotate=annotate) as recorder, bar as ticked:
         with _same_noise(todo[0][0]):
             clock.run(recorder, subject, todo, runs, ticked)
-        _fill_table(recorder.store, todo)
-    measured = len(todo[0][1])
-    store = recorder.store
-    arrays = _arrays(store, files, runs, measured, added=held is not None)
-    described = [size for name, size in files.sizes.items() if name.rsplit("/", 1)[-1] == "zarr.json"]
-    if held is not None:
-        described = []
+        store = recorder.store
+        fill_table(store, todo)
+        arrays = planned_arrays(store, files.sizes, runs, len(todo[0][1]), before)
+        described = [] if held is not None else _described(files.sizes)
+        metadata = sum(files.sizes[name] for name in described)
     return Plan(
         type(pipe).__name__,
         *said,
@@ -121,10 +120,15 @@ def plan(
         clock.calls,
         store.calls,
         arrays,
-        sum(described),
+        metadata,
         len(described),
-        PlannedTime(clock.seconds, clock.warm_up, measured),
+        PlannedTime(clock.seconds, clock.warm_up, len(todo[0][1])),
     )
+
+
+def _described(names: Iterable[str]) -> list[str]:
+    """Files that describe the arrays."""
+    return [name for name in names if name.rsplit("/", 1)[-1] == ROOT]
 
 
 class _Stopwatch:
@@ -190,55 +194,7 @@ def _like(held: Store, backend: MemoryStore) -> Store:
         held.calls,
         held.image_shape,
         held.reference_shape,
-        t_labels=tuple(int(call) for call in held.group["t"][...]),
+        t_labels=held.t_labels,
         frames=held.frames,
     )
-    return Store(made.group, held.path)
-
-
-def _fill_table(store: Store, todo: Sequence[tuple[Request, list[str]]]) -> None:
-    """Write the rows of all runs into the table, which is compressed as a whole."""
-    rows = [(request, request.ids.index(run)) for request, wanted in todo for run in wanted]
-    columns: dict[str, Any] = {
-        "run": np.asarray([request.ids[place] for request, place in rows], dtype=object),
-        "prompt": np.asarray([request.prompts[place] or "" for request, place in rows], dtype=object),
-        "request": np.asarray([request.text for request, _ in rows], dtype=object),
-        "seed": np.asarray([request.seeds[place] for request, place in rows]),
-        "complete": np.ones(len(rows), bool),
-    }
-    for name in ("step", "timestep", "sigma"):
-        columns[name] = np.repeat(store.group[name][:1], len(rows), axis=0)
-    for name, values in columns.items():
-        store.group[name][: len(rows)] = values
-
-
-def _arrays(
-    store: Store, files: CountedFiles | None, runs: int, measured: int, *, added: bool
-) -> tuple[PlannedArray, ...]:
-    """Every array of a store for `runs` runs, of which it has `measured`; only those with a row a run if `added`."""
-    made = []
-    for name, array in sorted(store.group.members(max_depth=None), key=lambda member: _place(store, member[0])):
-        if not isinstance(array, zarr.Array):
-            continue
-        dims = tuple(str(dim) for dim in array.metadata.dimension_names or ())
-        by_run = dims[:1] == ("run",)
-        if added and not by_run:
-            continue
-        shape = (runs, *array.shape[1:]) if by_run else array.shape
-        own = [] if files is None else [size for file, size in files.sizes.items() if file.startswith(f"{name}/c")]
-        # A file of its own for each run, or one for the table of all.
-        times = runs / measured if measured and by_run and (array.shards or array.chunks)[0] == 1 else 1
-        stored = None if files is None else round(sum(own) * times)
-        count = None if files is None else round(len(own) * times)
-        dtype = "str" if array.dtype.kind in "TO" else str(array.dtype)
-        made.append(PlannedArray.of(name, dims, shape, dtype, stored, count))
-    return tuple(made)
-
-
-def _place(store: Store, name: str) -> tuple[int, int, str]:
-    """Where an array stands in the table: what belongs to no leaf first, then leaf by leaf as the registry has them."""
-    leaf, _, variable = name.rpartition("/")
-    leaves, variables = list(store.leaves), list(LEAF_VARIABLES)
-    if leaf not in leaves:
-        return -1, 0, name
-    return leaves.index(leaf), variables.index(variable), name
+    return Store(made.snapshot, held.path)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from attlas.recorder.capture import Capture
 from attlas.recorder.destination import make_store
 from attlas.recorder.geometry import SiteShape, build_leaves, head_labels
 from attlas.recorder.models.family import effective
@@ -15,7 +14,6 @@ from attlas.recorder.requests import Request, accepted_arguments
 from attlas.recorder.vocabulary import embed, key_features
 from attlas.schemas import Manifest, Store
 from attlas.schemas.errors import CaptureError
-from attlas.schemas.vocabulary import write_vocabulary
 
 __all__ = ["empty_store"]
 
@@ -57,14 +55,10 @@ def empty_store(subject: Subject, manifest: Manifest, request: Request) -> tuple
         rehearsal.image_shape,
         None if reference is None else (reference[0], reference[1]),
         rehearsal.frames,
-        lambda store: _fill(pipe, store, capture),
+        None if capture.vocabulary is None else embed(pipe, tuple(capture.vocabulary)),
+        lambda _store: None,
     )
     return made, steps
-
-
-def _fill(pipe: Any, store: Store, capture: Capture) -> None:
-    if capture.vocabulary is not None:
-        write_vocabulary(store.group, embed(pipe, tuple(capture.vocabulary)))
 
 
 def _in_order(subject: Subject, rehearsal: Rehearsal) -> list[Site]:
