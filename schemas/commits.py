@@ -134,7 +134,12 @@ class Commits:
         claims = self.notes.claims()
         row = next((row for row, claim in claims.items() if claim.run == run.run), None)
         if row is not None and (row in self._held or self.notes.lives(claims[row])):
-            return RunTakenError(f"run {run.run!r} of {where} is being recorded by another recorder")
+            same = claims[row].request == run.request
+            text = f"run {run.run!r} of {where} is being recorded by another recorder"
+            return RunTakenError(
+                text if same else f"{text}, from another request; give this one another id",
+                "recording" if same else "another request",
+            )
         if row is None:
             row = self._begun.get(run.run, None)
         if row is None:
@@ -154,9 +159,10 @@ class Commits:
         if stored != run.request:
             return RunTakenError(
                 f"run {run.run!r} of {where} was recorded from another request; give this one another id\n"
-                f"  store {stored}\n  got   {run.request}"
+                f"  store {stored}\n  got   {run.request}",
+                "another request",
             )
-        return RunTakenError(f"run {run.run!r} of {where} is complete; choose another id")
+        return RunTakenError(f"run {run.run!r} of {where} is complete; choose another id", "complete")
 
     def _free(self, claims: Mapping[int, Any]) -> int:
         """First row that nothing is in and nobody is at work on."""

@@ -62,7 +62,19 @@ class StoreMismatchError(AttlasError, ValueError):
 
 
 class RunTakenError(StoreMismatchError):
-    """The run is complete, or a living recorder is at work on it."""
+    """The run cannot be had.
+
+    ``why`` says what is in the way: it is ``complete``, from the same request; a living recorder is at work on it
+    (``recording``); or its id is that of ``another request``.
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+    def __reduce__(self) -> tuple[type["RunTakenError"], tuple[str, str]]:
+        """Travel between processes."""
+        return type(self), (str(self), self.why)
 
 
 class SchemaVersionError(AttlasError, ValueError):
