@@ -112,6 +112,8 @@ def in_child(work: Callable[[Note], Any], *, limit: float = HANG) -> Ended:
 def _work(work: Callable[[Note], Any], writer: int, printed: int) -> None:
     """Be the child."""
     status = 1
+    # It does not live long enough for garbage.
+    gc.disable()
     try:
         os.setpgid(0, 0)
         for number in (1, 2):

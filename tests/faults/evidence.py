@@ -11,9 +11,9 @@ import dask
 import numpy as np
 import xarray as xr
 
-from attlas.analysis.trace import open_trace
+from attlas.analysis import open_trace
 
-__all__ = ["Found", "differences", "files_below", "read_plain", "read_with_attlas"]
+__all__ = ["Found", "differences", "read_plain", "read_with_attlas"]
 
 MOMENTS = ("created", "finished")
 """Variables and attributes that say when something was done."""
@@ -35,27 +35,35 @@ class Found:
     shared: dict[str, str] = field(default_factory=dict)
 
 
-def read_plain(path: Path) -> Found:
-    """Read with xarray's own zarr engine, as who has no attlas does; a warning is an error."""
+def read_plain(path: Path, *, shared: bool = True) -> Found:
+    """Read with xarray's own zarr engine, as who has no attlas does; a warning is an error.
+
+    Without `shared` only what belongs to complete runs is read.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with xr.open_datatree(path, engine="zarr", chunks=None) as tree:
-            return _found(tree)
+            return _found(tree, shared)
 
 
-def read_with_attlas(path: Path) -> Found:
-    """Read as attlas itself does: complete runs only."""
+def read_with_attlas(path: Path, *, shared: bool = True) -> Found:
+    """Read as attlas itself does: complete runs only; see `read_plain`."""
     with dask.config.set(scheduler="synchronous"):
-        return _found(open_trace(path).tree)
+        return _found(open_trace(path).tree, shared)
 
 
-def _found(tree: xr.DataTree) -> Found:
+def _found(tree: xr.DataTree, shared: bool) -> Found:
     complete = np.flatnonzero(tree["complete"].values)
     labels = [str(label) for label in np.asarray(tree["run"].values)[complete]]
     found = Found({label: {} for label in labels})
+    if shared:
+        found.shared["rows"] = str(tree["complete"].size)
+    elif not labels:
+        return found
     for name, variable in _variables(tree):
         if variable.dims[:1] != ("run",):
-            found.shared[name] = digest(variable.values)
+            if shared:
+                found.shared[name] = digest(variable.values)
             continue
         for row, label in zip(complete, labels, strict=True):
             found.runs[label][name] = digest(variable[int(row)].values)
@@ -100,8 +108,3 @@ def _compare(where: str, found: Mapping[str, str], expected: Mapping[str, str]) 
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             yield f"{name}{where}: {found.get(name, 'missing')}; undisturbed {expected.get(name, 'missing')}"
-
-
-def files_below(folder: Path) -> set[str]:
-    """Every file below, and every empty folder, relative to it."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())}

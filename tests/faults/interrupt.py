@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ERRORS", "MODES", "Fault", "Operation", "arm", "count"]
+__all__ = ["ERRORS", "MODES", "WITHOUT_CHANGE", "Fault", "Operation", "arm", "count"]
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -49,6 +49,9 @@ MODES = ("kill", "torn", *ERRORS, "short", "full", "gone")
 can be added (ENOSPC), only removed. ``gone``: from there on everything fails (EIO).
 """
 
+WITHOUT_CHANGE = ("os.fsync", "os.fdatasync", "fcntl.flock", "fcntl.lockf")
+"""Operations after which a killed process leaves what it would have left before them."""
+
 REMOVING = ("os.remove", "os.rmdir", "os.truncate", "fcntl.flock", "fcntl.lockf")
 
 
@@ -58,6 +61,11 @@ class Operation:
 
     event: str
     path: str
+
+    @property
+    def writes(self) -> bool:
+        """Whether it opens a file for writing."""
+        return self.event == "open"
 
     def __str__(self) -> str:
         return f"{self.event} {self.path}"
@@ -74,6 +82,11 @@ class Fault:
     def deadly(self) -> bool:
         """Whether the process dies of it."""
         return self.mode in ("kill", "torn")
+
+    @property
+    def lasting(self) -> bool:
+        """Whether what comes later fails as well."""
+        return self.mode in ("full", "gone")
 
     @property
     def first_bytes(self) -> int:
