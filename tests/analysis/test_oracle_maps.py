@@ -159,8 +159,10 @@ def test_parts_add_up_to_the_whole(hand, direction):
 )
 def test_no_layout_and_no_chunking_changes_a_map(tools, shard, chunk, encoding, split):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "SHARD_BYTES", shard)
-        patch.setattr(layout, "CHUNK_BYTES", chunk)
+        for name in ("SHARD_BYTES", "SUMMARY_BYTES", "MEAN_BYTES"):
+            patch.setattr(layout, name, shard)
+        for name in ("CHUNK_BYTES", "MEAN_CHUNK_BYTES"):
+            patch.setattr(layout, name, chunk)
         own = leaves(tools, encoding=encoding)[:1]
         store, vectors = tools.make_store(own, runs=1, spread=2.0, reference=(8, 12))
     oracle, trace = Oracle(store, vectors, "image"), open_trace(store)

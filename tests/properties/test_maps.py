@@ -13,6 +13,7 @@ from attlas.schemas import layout, simulate_store
 
 SIZES = st.integers(1, 9)
 RULES = st.sampled_from(["nearest", "bilinear", "bicubic", "area"])
+SHARDS, CHUNKS = ("SHARD_BYTES", "SUMMARY_BYTES", "MEAN_BYTES"), ("CHUNK_BYTES", "MEAN_CHUNK_BYTES")
 VALUES = st.floats(-100, 100, width=32, allow_subnormal=False)
 
 
@@ -35,9 +36,11 @@ def grids():
 def test_the_shape_of_shards_changes_no_map(shard, chunk, kind):
     made = []
     with pytest.MonkeyPatch.context() as patch:
-        for sizes in ((layout.SHARD_BYTES, layout.CHUNK_BYTES), (shard, chunk)):
-            patch.setattr(layout, "SHARD_BYTES", sizes[0])
-            patch.setattr(layout, "CHUNK_BYTES", sizes[1])
+        for small in (False, True):
+            for name in SHARDS if small else ():
+                patch.setattr(layout, name, shard)
+            for name in CHUNKS if small else ():
+                patch.setattr(layout, name, chunk)
             store = simulate_sharded(kind)
             one = open_trace(store)
             full = [one.attention(kind, direction).compute() for direction in ("g2r", "r2g")]

@@ -209,10 +209,10 @@ def place_of(leaf: Leaf, layer: int, model: torch.nn.Module) -> tuple[str, int]:
 
 def _compare(store, name, run, kernels, branches, passes, queries, keys):
     group, leaf = store.group[name], store.leaves[name]
-    held = ("token_segment", "log_attention", "logsumexp", "g2r", "r2g", "attention_mean")
+    held = ("token_segment", "log_attention", "logsumexp", "g2r", "r2g", "attention_mean", "attention_mean_r2g")
     node = {array: np.asarray(group[array][run]) for array in held if array in group}
     logits, runs = stored_logits(store, name, run), len(store.run_ids)
-    mean = np.zeros((len(store.branches), len(leaf.layers), leaf.heads, leaf.queries, leaf.keys))
+    mean = np.zeros((2, len(store.branches), len(leaf.layers), leaf.heads, leaf.queries, leaf.keys))
     calls = [int(call) for call in store.group["t"][...]]
     for layer in range(len(leaf.layers)):
         path, order = place_of(leaf, layer, kernels.denoiser)
@@ -234,7 +234,7 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
                 want[..., present] = softmax(whole, -1)[..., kept]
                 back = np.zeros_like(want)
                 back[..., present] = softmax(whole[..., kept], -2)
-                mean[branch, layer] += want / len(calls)
+                mean[:, branch, layer] += np.stack([want, back]) / len(calls)
                 np.testing.assert_allclose(node["g2r"][at], want.mean(-2), **CLOSE, err_msg=where)
                 np.testing.assert_allclose(node["r2g"][at], back.mean(-1), **CLOSE, err_msg=where)
                 if logits is None:
@@ -257,4 +257,7 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
                     size = 4e-3 * np.abs(value).max()
                     np.testing.assert_allclose(got[..., present] @ value, output, atol=size, err_msg=where)
     if leaf.has_mean:
-        np.testing.assert_allclose(node["attention_mean"].astype("f8"), mean, **CLOSE, err_msg=name)
+        np.testing.assert_allclose(node["attention_mean"].astype("f8"), mean[0], **CLOSE, err_msg=name)
+        scale = group["attention_mean_r2g"].attrs.get("scale_factor", 1)
+        np.testing.assert_allclose(node["attention_mean_r2g"] * np.float64(scale), mean[1], **CLOSE, err_msg=name)
+    assert np.asarray(group["computed"][run]).all(), name
