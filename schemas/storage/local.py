@@ -61,11 +61,12 @@ class LocalStorage(Storage):
             return None
         except OSError as err:
             raise self._error("reading", key, err) from err
+        told = os.fstat(descriptor)
+        if stat.S_ISDIR(told.st_mode):
+            os.close(descriptor)
+            return None
         try:
             with open(descriptor, "rb", buffering=0) as file:
-                told = os.fstat(descriptor)
-                if stat.S_ISDIR(told.st_mode):
-                    return None
                 if not stat.S_ISREG(told.st_mode):
                     raise StorageError(f"reading {key} of {self.url} failed: it is no regular file")
                 first = 0 if start is None else max(0, told.st_size + start if start < 0 else start)

@@ -132,6 +132,16 @@ class ObjectStorage(Storage):
             if key.startswith(prefix):
                 yield key
 
+    def children(self, prefix: str = "") -> list[str]:
+        """List a folder."""
+        place = self._path(prefix.strip("/")) if prefix.strip("/") else self._prefix
+
+        def listed() -> list[str]:
+            found = obstore.list_with_delimiter(self._client, place)
+            return [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+
+        return sorted({path.rpartition("/")[2] for path in self._request("listing", prefix or ".", listed)})
+
     def size(self, key: str) -> int | None:
         """Ask for the object's size."""
         return self._request(

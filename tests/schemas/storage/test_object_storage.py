@@ -62,6 +62,9 @@ def test_names(storage, s3_url):
     assert sorted(storage.keys("claims/1")) == ["claims/1.json", "claims/10.json"]
     assert sorted(storage.keys("claim")) == ["claim", "claims/1.json", "claims/10.json"]
     assert storage.get("a b/ü%20#?.json") == "a b/ü%20#?.json".encode()
+    assert storage.children() == ["a b", "claim", "claims"]
+    assert storage.children("claims") == ["1.json", "10.json"]
+    assert storage.children("nothing/") == []
     storage.delete("claim")
     assert storage.size("claim") is None
 
