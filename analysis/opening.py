@@ -8,12 +8,12 @@ from typing import Any
 from attlas.analysis.agreement import check_agreement
 from attlas.analysis.run_axis import RunAxis
 from attlas.analysis.store_files import StoreFiles
-from attlas.analysis.store_paths import short_names, stores_at
+from attlas.analysis.store_paths import is_pattern, short_names, stores_at
 from attlas.analysis.trace import Trace
 from attlas.schemas import Store, open_store
 from attlas.schemas.errors import InvalidValueError
 
-__all__ = ["open_trace"]
+__all__ = ["open_named", "open_trace"]
 
 THREADS = 16
 """Stores that are opened at once: a far one is waited for, not worked on."""
@@ -77,6 +77,11 @@ def open_trace(
     axis = RunAxis.over(files, [own.rows for own in files], prefixes)
     _check_labels(axis)
     return Trace(axis, device=device)
+
+
+def open_named(store: str) -> Trace:
+    """Open what a command line names: a path, a URL, or a pattern, whose runs are labelled ``store/run``."""
+    return open_trace(store, prefix=is_pattern(store))
 
 
 def _stores(given: Any) -> list[Store]:

@@ -12,7 +12,7 @@ from attlas.schemas.root import RootDocument, is_store
 from attlas.schemas.storage import open_storage
 from attlas.schemas.storage.opening import scheme_of
 
-__all__ = ["is_pattern", "short_name", "short_names", "stores_at"]
+__all__ = ["file_name", "is_pattern", "short_name", "short_names", "stores_at"]
 
 WILD = re.compile(r"[*?[]")
 """What makes a path a pattern."""
@@ -63,16 +63,27 @@ def stores_at(path: str | Path) -> list[str]:
     return found
 
 
-def short_name(path: str) -> str:
-    """Give the name of a store's folder or file without its suffix.
+def file_name(path: str) -> str:
+    """Give the name of a store's folder or file.
 
     Examples
     --------
-    >>> short_name("/data/cats.zarr/"), short_name("https://example.org/cats.zarr?version=2"), short_name("runs/*.zarr")
-    ('cats', 'cats', 'runs/*')
+    >>> file_name("/data/cats.zarr/"), file_name("https://example.org/cats.zarr?version=2")
+    ('cats.zarr', 'cats.zarr')
     """
     plain = PurePosixPath(urlsplit(path).path if scheme_of(path) is not None else Path(path).as_posix())
-    return f"{plain.parent.name}/*" if plain.stem == "*" and plain.parent.name else plain.stem
+    return f"{plain.parent.name}/{plain.name}" if plain.name.startswith("*") and plain.parent.name else plain.name
+
+
+def short_name(path: str) -> str:
+    """Give the name of a store's folder or file without its suffix; that of a pattern with the folder's before it.
+
+    Examples
+    --------
+    >>> short_name("/data/cats.zarr/"), short_name("s3://bucket/cats.zarr"), short_name("runs/*.zarr")
+    ('cats', 'cats', 'runs/*')
+    """
+    return file_name(path).removesuffix(".zip").removesuffix(".zarr")
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

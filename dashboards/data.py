@@ -119,7 +119,7 @@ class Catalogue:
                 del self._traces[name]
                 self._runs.forget(name)
                 try:
-                    same = self.trace(name).store.group.attrs.get("created") == old.store.group.attrs.get("created")
+                    same = self.trace(name).store.created == old.store.created
                 except (AttlasError, OSError, ValueError, KeyError):
                     same = False
                 if not same:

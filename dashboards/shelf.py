@@ -1,8 +1,13 @@
 """Which stores there are: paths and folders of stores to names, without opening any of them."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+
+from attlas.analysis.store_paths import file_name, is_pattern, stores_at
+from attlas.schemas.errors import AttlasError, StoreExistsError, StoreInvalidError
+from attlas.schemas.root import ROOT, RootDocument, is_store
+from attlas.schemas.storage import open_storage
+from attlas.schemas.storage.opening import scheme_of
 
 __all__ = ["find_stores"]
 
@@ -10,26 +15,32 @@ __all__ = ["find_stores"]
 def find_stores(paths: Iterable[str | Path]) -> tuple[dict[str, str], list[str]]:
     """Find stores by name, and what is wrong with the rest, one line each.
 
-    A path is a store, a folder of stores (looked into one level deep), or a URL, which is taken as it is. Only
-    the small root metadata is read. Local paths become absolute. A name is the folder's own; where two are equal,
+    A path is a store, a folder of stores (looked into one level deep), a pattern, or a URL, which is taken as it is.
+    Only the small root metadata is read. Local paths become absolute. A name is the folder's own; where two are equal,
     with its parent's before it.
     """
     found: list[str] = []
     problems: list[str] = []
     for path in paths:
         text = str(path)
-        if "://" in text:
+        if is_pattern(text):
+            try:
+                found += [_absolute(own) for own in stores_at(text)]
+            except AttlasError as err:
+                problems.append(str(err))
+            continue
+        if scheme_of(text) is not None:
             found.append(text)
             continue
         here = Path(text)
         if not here.exists():
             problems.append(f"{text}: nothing is there")
-        elif (here / "zarr.json").exists():
+        elif is_store(here) or (here / ROOT).exists():
             problems += _look(here, found, alone=True)
         elif here.is_dir():
             before = len(found) + len(problems)
             for child in sorted(here.iterdir()):
-                if (child / "zarr.json").exists():
+                if is_store(child) or (child / ROOT).exists():
                     problems += _look(child, found, alone=False)
             if len(found) + len(problems) == before:
                 problems.append(f"{text}: no attlas store in this folder")
@@ -40,21 +51,28 @@ def find_stores(paths: Iterable[str | Path]) -> tuple[dict[str, str], list[str]]
 
 def _look(path: Path, found: list[str], *, alone: bool) -> list[str]:
     """Add `path` to `found` if it is a store; say what is wrong with it if it should be one."""
-    try:
-        root = json.loads((path / "zarr.json").read_text("utf-8"))
-    except (OSError, ValueError) as err:
-        return [f"{path}: zarr.json cannot be read: {err}"]
-    attributes = root.get("attributes") if isinstance(root, Mapping) else None
-    if isinstance(attributes, Mapping) and "attlas" in attributes:
-        found.append(str(path.absolute()))
+    if is_store(path):
+        found.append(_absolute(str(path)))
         return []
-    # A folder may hold other zarr groups; they are none of our business unless asked for by name.
-    return [f"{path}: a zarr store, but not of attlas"] if alone else []
+    try:
+        RootDocument.read(open_storage(path))
+    except StoreExistsError:
+        # A folder may hold other zarr groups; they are none of our business unless asked for by name.
+        return [f"{path}: a zarr store, but not of attlas"] if alone else []
+    except StoreInvalidError as err:
+        return [f"{path}: {problem}" for problem in err.problems]
+    except AttlasError as err:
+        return [str(err)]
+    return [f"{path}: {ROOT} is no file"]
+
+
+def _absolute(path: str) -> str:
+    return path if scheme_of(path) is not None else str(Path(path).absolute())
 
 
 def _names(paths: Iterable[str]) -> dict[str, str]:
     listed = list(paths)
-    short = [text.rstrip("/").rsplit("/", 1)[-1] for text in listed]
+    short = [file_name(text) for text in listed]
     named = {}
     for text, name in zip(listed, short, strict=True):
         parts = text.rstrip("/").split("/")

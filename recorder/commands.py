@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -72,13 +71,13 @@ Examples:
 """
 )
 @click.argument("pipeline")
-@click.argument("store", type=click.Path(path_type=Path), required=False)
+@click.argument("store", required=False)
 @request_options
 @capture_options
 @click.option("--no-run", is_flag=True, help="Draw nothing: shapes and raw bytes only.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(pipeline: str, store: Path | None, **options: Any) -> None:
+def plan(pipeline: str, store: str | None, **options: Any) -> None:
     """Say how large a recording becomes and how long it takes."""
     check_flags(options)
     capture = capture_of(options)
@@ -115,7 +114,7 @@ Examples:
 """
 )
 @click.argument("pipeline")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @request_options
 @capture_options
 @click.option("--no-resume", is_flag=True, help="Refuse a STORE that is there.")
@@ -124,7 +123,7 @@ Examples:
 )
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def record(pipeline: str, store: Path, **options: Any) -> None:
+def record(pipeline: str, store: str, **options: Any) -> None:
     """Run a pipeline and record its attention into STORE."""
     check_flags(options)
     capture = capture_of(options)
@@ -188,12 +187,13 @@ def _hide_bars() -> None:
 
 
 def _summary(store: Store) -> dict[str, Any]:
-    path = Path(store.path or "")
+    folder = store.storage.folder
     return {
-        "store": str(path),
+        "store": store.path,
         "runs": [run for run, done in zip(store.run_ids, store.complete, strict=True) if done],
         "branches": list(store.branches),
         "calls": store.calls,
         "leaves": {name: {**leaf.to_json(), "layers": list(leaf.layers)} for name, leaf in store.leaves.items()},
-        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        # A far store would have to be listed whole.
+        "bytes": None if folder is None else sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
     }

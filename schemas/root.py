@@ -195,7 +195,7 @@ def is_store(path: str | Path) -> bool:
         plain = {} if data is None else json.loads(data)
     except StoreInvalidError:
         return True
-    except (AttlasError, ValueError, RecursionError):
+    except (AttlasError, OSError, ValueError, RecursionError):
         return False
     attributes = plain.get("attributes") if isinstance(plain, dict) else None
     return isinstance(attributes, dict) and "attlas" in attributes

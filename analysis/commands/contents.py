@@ -17,24 +17,32 @@ __all__ = ["info"]
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def info(store: str, *, as_json: bool) -> None:
     """Say what STORE holds: runs, attention, annotations, and what made it."""
-    from attlas.analysis import open_trace
+    from attlas.analysis.opening import open_named
 
-    trace = open_trace(store)
+    trace = open_named(store)
     told = _contents(trace, store)
     if as_json:
         click.echo(json.dumps(told, indent=1))
         return
     click.echo(repr(trace))
     incomplete = told["runs"]["incomplete"]
-    click.echo(f"  {told['bytes'] / 2**20:.1f} MiB, image {told['image']}, {incomplete} runs incomplete")
+    size = "" if told["bytes"] is None else f"{told['bytes'] / 2**20:.1f} MiB, "
+    click.echo(f"  {size}image {told['image']}, {incomplete} runs incomplete")
     click.echo(f"  made by {told['model']}, {told['pipeline']}")
+
+
+def _bytes_of(folder: Path | None) -> int | None:
+    """Bytes of a store of this machine; None of a far one, which would have to be listed whole."""
+    return None if folder is None else sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _contents(trace: "Trace", store: str) -> dict[str, Any]:
     manifest = trace.manifest
+    sizes = [_bytes_of(own.storage.folder) for own in trace.stores]
     return {
         "path": store,
-        "bytes": sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file()),
+        "stores": [own.path for own in trace.stores],
+        "bytes": None if None in sizes else sum(size for size in sizes if size is not None),
         "runs": {"complete": len(trace.rows), "incomplete": trace.incomplete},
         "calls": trace.calls,
         "branches": list(trace.branches),

@@ -70,7 +70,7 @@ def map_(store: str, name: str, **given: Any) -> None:
     \b
     --heads top:10 takes the 10 heads (top:0.2: the fifth of them) whose maps of the word agree best with all heads'.
     """
-    from attlas.analysis import open_trace
+    from attlas.analysis.opening import open_named
     from attlas.analysis.output.pictures import SUFFIXES, one_frame, save_map
     from attlas.analysis.output.whole_file import check_suffix
     from attlas.analysis.plugins import load_plugins
@@ -79,7 +79,7 @@ def map_(store: str, name: str, **given: Any) -> None:
     if given["out"]:
         check_suffix(given["out"], SUFFIXES)
     given["sinks"] = sinks_given(given)
-    trace = open_trace(store)
+    trace = open_named(store)
     if not trace.run_ids:
         raise InvalidValueError(f"{store} has no complete run")
     if not given["all_runs"]:

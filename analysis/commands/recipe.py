@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attlas.schemas.errors import AttlasError, InvalidValueError, NotRecordedError
+from attlas.schemas.root import is_store
 
 if TYPE_CHECKING:
     from attlas.analysis.recipes import Recipe
@@ -94,11 +95,11 @@ def _run_all(stores: tuple[str, ...], out: Path | None, options: tuple[str, ...]
 
 def _traces(own: "Recipe", stores: tuple[str, ...]) -> "list[Trace]":
     """Open the stores in the given order, or from a demo's folder by their names there."""
-    from attlas.analysis import open_trace
+    from attlas.analysis.opening import open_named
     from attlas.analysis.recipes.recipe import DEMO_STORES
 
     if len(stores) != 1 or not _is_demo(Path(stores[0])):
-        return [open_trace(store) for store in stores]
+        return [open_named(store) for store in stores]
     folder = Path(stores[0])
     places = [folder / DEMO_STORES[need.name] for need in (*own.stores, *own.optional)]
     for place in places[: len(own.stores)]:
@@ -109,13 +110,13 @@ def _traces(own: "Recipe", stores: tuple[str, ...]) -> "list[Trace]":
         # Stores are told apart by their order, so that none can follow a missing one.
         if not place.exists():
             break
-        found.append(open_trace(place))
+        found.append(open_named(str(place)))
     return found
 
 
 def _is_demo(folder: Path) -> bool:
     """Whether it is a folder of stores rather than a store."""
-    return folder.is_dir() and not (folder / "zarr.json").exists() and any(folder.glob("*.zarr"))
+    return folder.is_dir() and not is_store(folder) and any(folder.glob("*.zarr"))
 
 
 def _options(given: tuple[str, ...]) -> dict[str, Any]:

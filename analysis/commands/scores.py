@@ -30,15 +30,16 @@ def score(
     """
     from tqdm import tqdm
 
-    from attlas.analysis import open_trace, scores
+    from attlas.analysis import scores
+    from attlas.analysis.opening import open_named
     from attlas.analysis.output.score_files import SUFFIXES, save_scores
     from attlas.analysis.output.whole_file import check_suffix
 
     if out is not None:
         check_suffix(out, SUFFIXES)
     left_out = sinks_given(given)
-    traces = {store: open_trace(store) for store in stores}
-    known = None if truth is None else open_trace(truth)
+    traces = {store: open_named(store) for store in stores}
+    known = None if truth is None else open_named(truth)
     tables = {
         store: scores.score(trace, known, sinks=left_out)
         for store, trace in tqdm(traces.items(), "scoring", unit="store", disable=quiet or as_json)
@@ -55,12 +56,14 @@ def score(
 def _side_by_side(tables: "dict[str, list[ScoreTable]]") -> str:
     """Tables about the same thing in one, a column a store; by itself a store keeps its settings too."""
     from attlas.analysis.scoring.score_table import beside
+    from attlas.analysis.store_paths import short_names
 
     if len(tables) == 1:
         return "\n\n".join(str(table) for made in tables.values() for table in made)
     subjects = dict.fromkeys(table.subject for made in tables.values() for table in made)
+    names = dict(zip(tables, short_names(list(tables)), strict=True))
     parts = []
     for subject in subjects:
-        own = {Path(store).stem: table for store, made in tables.items() for table in made if table.subject == subject}
+        own = {names[store]: table for store, made in tables.items() for table in made if table.subject == subject}
         parts.append(f"{subject}\n{beside(own)}")
     return "\n\n".join(parts)

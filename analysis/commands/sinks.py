@@ -33,14 +33,14 @@ def sinks(
     as_json: bool,
 ) -> None:
     """Say which keys of STORE draw attention whatever they show, and how much."""
-    from attlas.analysis import open_trace
+    from attlas.analysis.opening import open_named
     from attlas.analysis.sinks import Sinks, report
     from attlas.schemas.errors import InvalidValueError
 
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise InvalidValueError(f"--out {out}: FILE.parquet or FILE.csv is accepted")
     chosen = Sinks(rule=rule, times=times, across_runs=across_runs)
-    made = report(open_trace(store), chosen, kinds=kinds or None, by=by, branch=branch)
+    made = report(open_named(store), chosen, kinds=kinds or None, by=by, branch=branch)
     if out is not None:
         frame = made.to_frame()
         frame.to_csv(out, index=False) if out.suffix == ".csv" else frame.to_parquet(out, index=False)

@@ -91,7 +91,7 @@ def _done(stores: tuple[str, ...], given: dict[str, Any], *, quiet: bool) -> Any
 
 
 def _listing(stores: tuple[str, ...]) -> str:
-    from attlas.analysis import open_trace
+    from attlas.analysis.opening import open_named
     from attlas.analysis.registry import map_functions, statistics
     from attlas.analysis.surveys.labels import known_labels
 
@@ -105,7 +105,7 @@ def _listing(stores: tuple[str, ...]) -> str:
             options = f"  options: {', '.join(made.options)}" if made.options else ""
             lines.append(f"  {name:<{width}}  {made.meaning}{unit}{origin}{options}")
         parts.append("\n".join([title, *lines]))
-    parts += [f"labels of {store}\n  {', '.join(known_labels(open_trace(store)))}" for store in stores]
+    parts += [f"labels of {store}\n  {', '.join(known_labels(open_named(store)))}" for store in stores]
     return "\n\n".join(parts)
 
 

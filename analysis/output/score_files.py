@@ -10,6 +10,7 @@ import xarray as xr
 
 from attlas.analysis.output.whole_file import check_suffix, save_netcdf, save_table, whole_file
 from attlas.analysis.scoring.score_table import ScoreTable
+from attlas.analysis.store_paths import short_names
 
 __all__ = ["SUFFIXES", "save_scores"]
 
@@ -91,6 +92,7 @@ def _figure(tables: Tables) -> Any:
         subject: list(dict.fromkeys(row["score"] for row in rows if row["subject"] == subject)) for subject in subjects
     }
     heights = [0.5 + 0.16 * len(own) * max(1.6, len(stores)) for own in names.values()]
+    names_of = dict(zip(stores, short_names(stores), strict=True))
     style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     with rc_context({**style, "font.family": "sans-serif", "axes.titlelocation": "left"}):
         figure = Figure(figsize=(6.8, sum(heights)), layout="constrained")
@@ -103,7 +105,7 @@ def _figure(tables: Tables) -> Any:
                 spread = [row["ci95"] if math.isfinite(row["ci95"]) else 0.0 for row in own]
                 axes.barh(
                     at, [row["value"] for row in own], width * 0.9, xerr=spread, color=colours[place % 10],
-                    error_kw={"linewidth": 0.8}, label=Path(store).stem,
+                    error_kw={"linewidth": 0.8}, label=names_of[store],
                 )  # fmt: skip
             axes.set_yticks(range(len(names[subject])), names[subject])
             axes.invert_yaxis()

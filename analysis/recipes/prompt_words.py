@@ -98,7 +98,9 @@ def missing_nouns(trace: Trace) -> dict[str, list[str]]:
 def whole_runs(trace: Trace) -> Trace:
     """Trace of the runs of which several objects were asked and all were drawn; all runs where there is none."""
     masks = {
-        str(name): array for name, array in trace.annotations.items() if array.dtype == np.int8 and array.ndim == 3
+        str(name): array
+        for name, array in trace.annotations.items()
+        if array.dtype == np.int8 and array.dims == ("run", "image_y", "image_x")
     }
     drawn = {name: (array > 0).any(("image_y", "image_x")).values for name, array in masks.items()}
     missing = missing_nouns(trace)

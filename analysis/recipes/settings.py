@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from attlas.analysis.store_paths import short_name
 from attlas.analysis.trace import Trace
 from attlas.schemas.errors import InvalidValueError
 
@@ -85,7 +85,7 @@ def labels_of(traces: Sequence[Trace]) -> list[str]:
 
 def label_of(trace: Trace) -> str:
     """Short name of a store for rows and legends: its folder's name without the suffix, else its model."""
-    return Path(trace.path).stem if trace.path else trace.manifest.model
+    return short_name(trace.path) if trace.path else trace.manifest.model
 
 
 def shorten(text: str, parts: int = 4) -> str:

@@ -1,5 +1,6 @@
 """Stores opened by xarray itself, through the installed entry point."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -125,9 +126,15 @@ def test_guessing_takes_attlas_stores_only(path, tmp_path):
     xr.Dataset({"a": ("x", [1, 2])}).to_zarr(other, zarr_format=3, consolidated=False)
     (tmp_path / "torn.zarr").mkdir()
     (tmp_path / "torn.zarr" / "zarr.json").write_text("[1]")
+    (tmp_path / "pipe.zarr").mkdir()
+    os.mkfifo(tmp_path / "pipe.zarr" / "zarr.json")
     assert guess(path)
     assert not any(
-        guess(one) for one in (str(other), other / "a", tmp_path / "none", tmp_path / "torn.zarr", b"CDF", 3)
+        guess(one)
+        for one in (
+            *(str(other), other / "a", tmp_path / "none", tmp_path / "torn.zarr", tmp_path / "pipe.zarr"),
+            *(b"CDF", 3, "s3://bucket/a.zarr", "a" * 5000, [path, path]),
+        )
     )
     assert "attention" in xr.open_dataset(path, group="text/4x4")
     assert xr.open_dataset(other, engine="zarr", consolidated=False)["a"].values.tolist() == [1, 2]

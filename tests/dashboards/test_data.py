@@ -1,6 +1,6 @@
 """Stores by name, answers and their cache, and the Python that the page shows."""
 
-import json
+import os
 import shutil
 
 import numpy as np
@@ -14,6 +14,8 @@ from attlas.dashboards.shelf import find_stores
 from attlas.dashboards.state import BenchState
 from attlas.schemas import simulate_store
 from attlas.schemas.errors import InvalidValueError, NotRecordedError, UnknownNameError
+from attlas.schemas.root import ROOT, RootDocument
+from attlas.schemas.storage import open_storage
 
 HALF = 2e-3
 """Whole answers may come from the summary, which is kept in float16 (half a unit of its last place is 5e-4)."""
@@ -167,9 +169,9 @@ def test_a_run_recorded_later_is_seen_after_a_refresh(tmp_path):
     old = catalogue.answer(state.question, state.patch_grid).attention
     shutil.rmtree(tmp_path / "s.zarr")
     simulate_store(tmp_path / "s.zarr", runs=2, kinds=("image",), seed=5)
-    root = json.loads((tmp_path / "s.zarr/zarr.json").read_text())
-    root["attributes"]["created"] = "2030-01-01T00:00:00+00:00"
-    (tmp_path / "s.zarr/zarr.json").write_text(json.dumps(root))
+    storage = open_storage(tmp_path / "s.zarr")
+    later = RootDocument.read(storage).with_attributes(created="2030-01-01T00:00:00+00:00")
+    storage.put(ROOT, later.to_bytes())
     catalogue.refresh()
     assert catalogue.offer("s.zarr", None).runs == ("0000", "0001")
     assert not np.array_equal(catalogue.answer(state.question, state.patch_grid).attention, old)
@@ -196,7 +198,7 @@ def test_names_and_problems_of_what_is_found(folder, tmp_path):
     paths = [folder / "words.zarr", tmp_path / "a", tmp_path, tmp_path / "nothing", "s3://bucket/far.zarr"]
     found, problems = find_stores([*paths, tmp_path / "notes.txt", tmp_path / "void", tmp_path / "other.zarr"])
     assert list(found) == [f"{folder.name}/words.zarr", "a/words.zarr", "far.zarr"]
-    assert problems[0].startswith(f"{tmp_path}/broken.zarr: zarr.json cannot be read: Expecting property name")
+    assert problems[0].startswith(f"{tmp_path}/broken.zarr: zarr.json: it is no JSON (Expecting property name")
     assert [problem.removeprefix(str(tmp_path)) for problem in problems[1:]] == [
         "/nothing: nothing is there",
         "/notes.txt: a file; a store or a folder of stores is accepted",
@@ -217,3 +219,29 @@ def test_the_call_is_lazy(catalogue, state):
     made = call(state.question, state.patch_grid, one, ("layer",)).lazy(one)
     assert made.chunks is not None
     assert made.dims == ("layer", "key_y", "key_x")
+
+
+def test_what_stands_where_a_store_should_never_stops_the_search(folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.zarr")
+    (tmp_path / "fifo.zarr").mkdir()
+    os.mkfifo(tmp_path / "fifo.zarr" / ROOT)
+    (tmp_path / "huge.zarr").mkdir()
+    with (tmp_path / "huge.zarr" / ROOT).open("wb") as file:
+        file.truncate(2**27)
+    (tmp_path / "deep.zarr").mkdir()
+    (tmp_path / "deep.zarr" / ROOT).write_text("[" * 100_000)
+    shutil.copytree(folder / "words.zarr", tmp_path / "words.zarr")
+    found, problems = find_stores([tmp_path])
+    assert {"words.zarr"} <= set(found) <= {"words.zarr", "huge.zarr"}
+    assert any(problem.startswith(f"{tmp_path}/deep.zarr: zarr.json: it is no JSON") for problem in problems)
+    assert any("fifo.zarr" in problem for problem in problems)
+    with pytest.raises(InvalidValueError, match=r"(?s)'huge\.zarr' cannot be shown: .*134217728 bytes"):
+        Catalogue([tmp_path]).trace("huge.zarr")
+
+
+def test_a_pattern_is_its_stores(folder, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(folder / "words.zarr", tmp_path / f"{name}.zarr")
+    found, problems = find_stores([str(tmp_path / "*.zarr"), str(tmp_path / "none*")])
+    assert found == {"a.zarr": str(tmp_path / "a.zarr"), "b.zarr": str(tmp_path / "b.zarr")}
+    assert problems == [f"no store matches {tmp_path}/none*"]
