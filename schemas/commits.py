@@ -4,7 +4,10 @@ A finished run is noted beside the store in one atomic act, without waiting for 
 all noted runs into the columns and sets their flags last: so a writer may die at any moment, and two never meet.
 """
 
+import itertools
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,12 +19,15 @@ from numpy.typing import NDArray
 from attlas.schemas.errors import RunTakenError, StoreNotFoundError
 from attlas.schemas.growth import add_nodes, grow, purge, shrink, swap_nodes
 from attlas.schemas.notes import Notes
-from attlas.schemas.records import RunRecord
-from attlas.schemas.root import Nodes, read_root
+from attlas.schemas.records import Claim, RunRecord
+from attlas.schemas.root import ROOT, Nodes, read_root
 from attlas.schemas.snapshot import Snapshot
 from attlas.schemas.variables import LEAF_VARIABLES, ROOT_VARIABLES
 
 __all__ = ["Commits"]
+
+ENTER_SECONDS = 1.0
+"""Seconds between two writings of the run table while runs follow each other quickly."""
 
 COLUMNS = ("seed", "prompt", "request", "holds", "run")
 CLOCK = ("step", "timestep", "sigma")
@@ -46,36 +52,50 @@ class Commits:
         self._rows: dict[str, int] = {}
         self._begun: dict[str, int] = {}
         self._held: set[int] = set()
+        self._entered = -math.inf
 
     @contextmanager
-    def turn(self, *, wait: bool = True) -> Iterator[bool]:
-        """Be the only writer inside the ``with``, and see what the others did."""
+    def turn(self, *, wait: bool = True, enter: bool = True) -> Iterator[bool]:
+        """Be the only writer inside the ``with``, and see what the others did.
+
+        With `enter`, all runs that are noted as finished are put into the run table.
+        """
         with self.notes.turn(wait=wait) as mine:
             if mine:
                 self._refresh()
+                if enter:
+                    self._enter(self.notes.finished())
+                    self._entered = time.monotonic()
             yield mine
 
     def take(self, runs: Sequence[RunRecord], capacity: int) -> list[int | RunTakenError]:
         """Claim a row for each run; an error in its place says why one cannot be had."""
-        with self.turn():
-            return [self._take(run, capacity - place) for place, run in enumerate(runs)]
+        with self.turn(enter=False):
+            finished = self.notes.finished()
+            claims = {claim.run: (row, claim) for row, claim in self.notes.claims().items()}
+            free = self._free({*finished, *(row for row, _ in claims.values())})
+            if any(record.run == run.run for record in finished.values() for run in runs):
+                self._enter(finished)
+            return [self._take(run, capacity - place, claims, free) for place, run in enumerate(runs)]
 
     def holds(self, row: int) -> bool:
         """Whether this writer claimed the row."""
         return row in self._held
 
-    def commit(self, records: Mapping[int, RunRecord], *, wait: bool) -> None:
+    def commit(self, records: Mapping[int, RunRecord], *, wait: bool, settle: bool) -> None:
         """Note runs as finished, once all that they stored is on disk, and put them into the run table.
 
-        Without `wait` that is left to another writer where it has the turn.
+        Without `wait` that is left to another writer where it has the turn; without `settle`, to the next run where
+        runs follow each other quickly: the table is written in blocks, for one run as for many.
         """
         self.snapshot.storage.flush()
         for row, record in records.items():
             self.notes.finish(row, record)
         self._held -= set(records)
-        # Taking the turn does all that is noted.
-        with self.turn(wait=wait):
-            pass
+        if settle or time.monotonic() - self._entered > ENTER_SECONDS:
+            # Taking the turn does all that is noted.
+            with self.turn(wait=wait):
+                pass
 
     def drop(self, row: int) -> None:
         """Give a row up, and remove what was stored there."""
@@ -108,6 +128,20 @@ class Commits:
                     self._complete = self._complete[: int(last) + 1]
         self.tidy()
 
+    def discard(self) -> bool:
+        """Remove the store where it has no run and no other writer lives; return whether it is gone."""
+        with self.turn():
+            if self._complete.any() or self._begun or self._held or not self.notes.alone:
+                return False
+            self.notes.begin_store(self._remove)
+            self.notes.tidy()
+        return True
+
+    def _remove(self) -> None:
+        """Remove the root document first: what is left of a store without it is nobody's."""
+        self.snapshot.storage.delete(ROOT)
+        self.snapshot.storage.clear()
+
     def tidy(self) -> None:
         """Remove the notes where nobody is at work."""
         if not self._held:
@@ -127,29 +161,30 @@ class Commits:
             self._begun |= {label: row for label, row in self._rows.items() if row in given}
             self._rows = {label: row for label, row in self._rows.items() if row not in given}
 
-    def _take(self, run: RunRecord, capacity: int) -> int | RunTakenError:
+    def _take(
+        self, run: RunRecord, capacity: int, claims: dict[str, tuple[int, Claim]], free: Iterator[int]
+    ) -> int | RunTakenError:
         where = self.snapshot.storage.url
         if run.run in self._rows:
             return self._complete_already(run)
-        claims = self.notes.claims()
-        row = next((row for row, claim in claims.items() if claim.run == run.run), None)
-        if row is not None and (row in self._held or self.notes.lives(claims[row])):
-            same = claims[row].request == run.request
+        row, claim = claims.get(run.run, (None, None))
+        if claim is not None and (row in self._held or self.notes.lives(claim)):
+            same = claim.request == run.request
             text = f"run {run.run!r} of {where} is being recorded by another recorder"
             return RunTakenError(
                 text if same else f"{text}, from another request; give this one another id",
                 "recording" if same else "another request",
             )
         if row is None:
-            row = self._begun.get(run.run, None)
-        if row is None:
-            row = self._free(claims)
+            row = self._begun.get(run.run)
+        if row is not None:
+            # What was stored there is of an attempt that ended: pictures and annotations may be others.
+            purge(self.snapshot, row)
+        else:
+            row = next(free)
         if row >= self.snapshot.doc.rows:
             self._grow(row + 1, capacity)
-        if row in claims or row in self._begun.values():
-            # Whatever was stored there is not this run's: pictures and annotations may be others.
-            purge(self.snapshot, row)
-        self.notes.claim(row, run.run, run.request)
+        claims[run.run] = row, self.notes.claim(row, run.run, run.request)
         self._held.add(row)
         return row
 
@@ -164,26 +199,26 @@ class Commits:
             )
         return RunTakenError(f"run {run.run!r} of {where} is complete; choose another id", "complete")
 
-    def _free(self, claims: Mapping[int, Any]) -> int:
-        """First row that nothing is in and nobody is at work on."""
-        taken = {*claims, *self._begun.values()}
-        free = (int(row) for row in np.flatnonzero(~self._complete) if int(row) not in taken)
-        beyond = max([len(self._complete), *(row + 1 for row in taken)])
-        return next(free, beyond)
+    def _free(self, claimed: set[int]) -> Iterator[int]:
+        """Give rows that nothing is in and nobody is at work on, lowest first."""
+        taken = claimed | set(self._begun.values())
+        rows = len(self._complete)
+        for row in itertools.chain(np.flatnonzero(~self._complete), itertools.count(rows)):
+            if row not in taken:
+                yield int(row)
 
     def _grow(self, needed: int, capacity: int) -> None:
         self.snapshot = grow(self.snapshot, needed, capacity)
         self._complete = np.append(self._complete, np.zeros(self.snapshot.doc.rows - len(self._complete), bool))
 
     def _refresh(self) -> None:
-        """See what others did, and put into the run table what is finished."""
+        """See what others did."""
         data = read_root(self.snapshot.storage)
         if data is None:
             raise StoreNotFoundError(f"{self.snapshot.storage.url} is gone: it was moved or removed while it was open")
         if data != self.snapshot.data:
             self.snapshot = Snapshot(self.snapshot.storage, data)
         self._see_table()
-        self._enter(self.notes.finished())
 
     def _see_table(self) -> None:
         """Read the blocks in which runs may have been completed since."""

@@ -53,9 +53,11 @@ class Notes:
         """Read the claims by row, of the living and the dead."""
         return dict(self._entries("claims", Claim))
 
-    def claim(self, row: int, run: str, request: str) -> None:
+    def claim(self, row: int, run: str, request: str) -> Claim:
         """Claim a row for a run."""
-        self._storage.put(f"claims/{row}.json", to_note(Claim(run, request, self.writer)), sync=False)
+        claim = Claim(run, request, self.writer)
+        self._storage.put(f"claims/{row}.json", to_note(claim), sync=False)
+        return claim
 
     def drop(self, row: int) -> None:
         """Give a row up."""

@@ -119,7 +119,7 @@ def simulate_store(
                     if variable.name in ("key_vectors", "value_vectors") and "t" not in variable.dims:
                         stored = stored[:, 0]
                     store.write(name, variable.name, row, stored if variable.scale == 1 else stored / variable.scale)
-        store.complete_run(row)
+        store.complete_runs([row], settle=False)
     store.finish()
     return store
 

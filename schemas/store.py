@@ -303,10 +303,15 @@ class Store:
         """Mark the run complete: the last thing that is written of it."""
         self.complete_runs([row])
 
-    def complete_runs(self, rows: Sequence[int]) -> None:
-        """Mark several runs complete. In an object store others may have the turn: `settle` waits for it."""
+    def complete_runs(self, rows: Sequence[int], *, settle: bool = True) -> None:
+        """Mark several runs complete, all at once.
+
+        They are safe when this returns, and readers see them, where `settle` is True and no other writer is at work in
+        the same object store; else within a second or so, and after `settle` in any case.
+        """
         records = {row: self._record(row) for row in rows}
-        self._commits.commit(records, wait=self.storage.folder is not None or self.path is None)
+        wait = self.storage.folder is not None or self.path is None
+        self._commits.commit(records, wait=wait, settle=settle)
         for row in rows:
             del self._open[row]
 
@@ -339,6 +344,10 @@ class Store:
     def swap_nodes(self, nodes: Nodes, gone: Iterable[str], fill: Callable[[Snapshot], None]) -> None:
         """Add arrays and groups, which `fill` fills before anybody sees them, in place of groups; inside `locked`."""
         self._commits.swap(nodes, gone, fill)
+
+    def discard(self) -> bool:
+        """Remove the store where it has no run and nobody else writes to it; return whether it is gone."""
+        return self._commits.discard()
 
     def finish(self) -> None:
         """End writing: where no other recorder is at work, cut spare rows and note the time."""
