@@ -31,10 +31,9 @@ class Cached(ReadOnlyStorage):
         Bytes that are kept at most.
     """
 
-    why = "it is open for reading"
-
     def __init__(self, storage: Storage, *, bound: int = BOUND) -> None:
         self._storage = storage
+        self.why = storage.why if isinstance(storage, ReadOnlyStorage) else "it is open for reading"
         self._bound = bound
         self._recent = Recent(bound, LARGEST)
         self._sizes = Recent(bound // 16, LARGEST)

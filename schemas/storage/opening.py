@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from attlas.schemas.errors import InvalidValueError
 from attlas.schemas.storage.base import Storage
+from attlas.schemas.storage.cached import Cached
 from attlas.schemas.storage.local import LocalStorage
 
 __all__ = ["SCHEMES", "open_storage", "scheme_of"]
@@ -62,10 +63,13 @@ def open_storage(path: str | Path, *, durable: bool = True) -> Storage:
         # A shell or a library that normalises paths eats one of the slashes, and a folder "s3:" would be made.
         if (eaten := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)", str(path))) and len(eaten.group(1)) > 1:
             raise InvalidValueError(f"{path} has one slash after the scheme; give {eaten.group(1)}://...")
-        if str(path).lower().endswith(".zip"):
-            scheme = "zip"
-        else:
+        if not str(path).lower().endswith(".zip"):
             return LocalStorage(Path(path), durable=durable)
+        scheme = "zip"
+    # A query, such as a token, may follow a name on a web server.
+    bare = str(path).partition("?")[0] if scheme in ("http", "https") else str(path)
+    if bare.lower().endswith(".zip"):
+        scheme = "zip"
     module, name = SCHEMES.get(scheme, ("attlas.schemas.storage.fsspec_storage", "FsspecStorage"))
     try:
         made: Storage = getattr(importlib.import_module(module), name)(str(path))
@@ -75,4 +79,4 @@ def open_storage(path: str | Path, *, durable: bool = True) -> Storage:
         raise InvalidValueError(
             f"{path} needs {err.name}, which is not installed; pip install 'attlas[remote]'"
         ) from err
-    return made
+    return made if made.writable or scheme == "zip" else Cached(made)
