@@ -96,28 +96,33 @@ def array_layout(variable: Variable, sizes: Mapping[str, int]) -> ArrayLayout:
     shard = {dim: sizes[dim] for dim in dims} | {"run": 1}
     if variable.group == "always":
         return _layout(variable, sizes, shard, shard)
-    # Shards of several calls are open side by side for all branches.
-    call = math.prod(shard[dim] for dim in dims if dim != "t") * np.dtype(variable.dtype).itemsize
+    # Shards of several calls are open side by side for all branches, those of one call one after the other.
+    call = _bytes(variable, shard, but="t")
     if variable.apart:
         shard["branch"] = 1
+    layer = _bytes(variable, shard, but="t") // sizes["layer"]
     if variable.group == "mean":
-        layer = math.prod(shard[dim] for dim in dims if dim != "layer") * np.dtype(variable.dtype).itemsize
         shard["layer"] = _even_block(sizes["layer"], max(1, MEAN_BYTES // layer))
     elif variable.group in ("summary", "full"):
         shard["t"] = _even_block(sizes["t"], max(1, SUMMARY_BYTES // call))
-        shard["layer"] = _even_block(sizes["layer"], max(1, SUMMARY_BYTES * sizes["layer"] // call))
+        shard["layer"] = _even_block(sizes["layer"], max(1, SUMMARY_BYTES // (layer * shard["t"])))
     else:
         shard["layer"] = 1
         if "t" in dims:
             shard["t"] = _even_block(sizes["t"], max(1, _shard_bytes(sizes["layer"]) * sizes["layer"] // call))
     chunk = shard | {"branch": 1, "layer": 1}
-    one = math.prod(chunk[dim] for dim in dims if dim != "t") * np.dtype(variable.dtype).itemsize
+    one = _bytes(variable, chunk, but="t")
     if variable.group == "mean":
         chunk["query"] = _mean_queries(sizes["query"], one)
         shard["query"] = chunk["query"] * math.ceil(sizes["query"] / chunk["query"])
     elif "t" in dims:
         chunk["t"] = _divisor(shard["t"], max(1, CHUNK_BYTES // one))
     return _layout(variable, sizes, chunk, shard)
+
+
+def _bytes(variable: Variable, block: Mapping[str, int], *, but: str) -> int:
+    """Raw bytes of a block, or of one place along the axis `but`."""
+    return math.prod(block[dim] for dim in variable.dims if dim != but) * np.dtype(variable.dtype).itemsize
 
 
 def _layout(

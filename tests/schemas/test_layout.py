@@ -47,6 +47,8 @@ def test_a_call_that_is_too_large_for_a_shard_is_split_into_layers():
     assert laid_out(flux, "g2r", branches=1, calls=28).shard == (1, 1, 1, 57, 24, 4608)
     # 2 x 57 x 24 x 4096 x 4 = 44.8 MB: 42 layers are 32 MiB, so two blocks, of 29 and 28.
     assert laid_out(flux, "r2g").shard == (1, 2, 1, 29, 24, 4096)
+    # Passes come one after the other: a call of one branch has 22.4 MB.
+    assert laid_out(replace(flux, separate_branches=True), "r2g").shard == (1, 1, 1, 57, 24, 4096)
 
 
 def test_means_are_read_by_a_few_queries_and_written_by_many_layers():
@@ -75,7 +77,7 @@ def test_branches_of_passes_have_shards_of_their_own():
         own, shared = laid_out(apart, name), laid_out(text_leaf(), name)
         assert own.branch_block == 1
         assert shared.branch_block == 2
-        # So the recorder holds as much at a time, in two shards for one.
+        # The recorder holds as much at a time, in two shards for one.
         assert own.shard[2:] == shared.shard[2:]
         assert own.shards == 2 * shared.shards
     assert laid_out(replace(apart, keys_vary=False, encoding="factors"), "key_vectors").shard == (1, 1, 1, 8, 77, 40)
