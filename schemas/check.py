@@ -1,6 +1,7 @@
 """Whether the arrays of a root document are those of its geometry, told from metadata and labels alone."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
@@ -16,6 +17,9 @@ MOST = {"branch": 64, "t": 100_000, "layer": 100_000, "head": 65_536, "query": 2
 
 PICTURE = 2**16
 """Most rows or columns of a picture."""
+
+PATH = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,2}", re.ASCII)
+"""What a path in a store looks like: no part begins with a point."""
 
 LABELS = ("layers", "key_segments", "key_y", "key_x", "key_frame", "key_picture", "head_labels")
 """Fields of a leaf that stand in arrays, and not in its attributes."""
@@ -34,6 +38,9 @@ def document_problems(doc: RootDocument) -> Iterator[str]:
     """Say what is wrong with the arrays, one line each; nothing of their size is read or made."""
     broken = False
     for path, node in doc.nodes.items():
+        if not PATH.fullmatch(path):
+            broken = True
+            yield f"{path!r:.80}: no name of an array or group"
         for problem in node_problems(path, node):
             broken = True
             yield problem
