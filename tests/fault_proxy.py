@@ -16,7 +16,7 @@ HIDDEN = {"whole": ("range",), "unconditional": ("if-match", "if-none-match")}
 
 @dataclass
 class Fault:
-    """What happens to the requests that match: the first `skip` pass, the `times` after them are met.
+    """What happens to the requests that match: after the first `skip`, each one in `every` is met, `times` in all.
 
     `how` is one of
 
@@ -36,11 +36,13 @@ class Fault:
     path: str = ""
     times: int = 1
     skip: int = 0
+    every: int = 1
     status: int = 503
     body: bytes = SLOW_DOWN
     headers: dict = field(default_factory=dict)
     seconds: float = 0.0
     met: int = 0
+    passed: int = 0
 
     def meets(self, method, path):
         if not re.fullmatch(self.method, method) or not re.search(self.path, path):
@@ -49,6 +51,9 @@ class Fault:
             self.skip -= 1
             return False
         if self.met >= self.times:
+            return False
+        self.passed += 1
+        if self.passed % self.every:
             return False
         self.met += 1
         return True
