@@ -1,5 +1,6 @@
 """Bytes in a folder: whole or not at all, and flushed to disk on request."""
 
+import errno
 import os
 import shutil
 import stat
@@ -22,6 +23,8 @@ RECORDING = ".recording"
 """Suffix of the folder beside a store in which its writers keep drafts and notes."""
 
 DRAFTS = "drafts"
+
+LOCK = "lock"
 
 LARGEST = 2**31
 """Bytes that are read at once at most: a store has no larger chunk."""
@@ -219,15 +222,22 @@ class LocalStorage(Storage):
         return _FileLocks(self._root)
 
     def clear(self) -> None:
-        """Remove the folder: it goes in one act, so that nothing is removed of what another writer makes anew there."""
-        gone = self._root.with_name(f"{self._root.name}.{uuid.uuid4().hex}")
+        """Remove the folder, its lock last: until then nobody else makes anything there that could go with it."""
         try:
-            self._root.rename(gone)
-            shutil.rmtree(gone)
+            with os.scandir(self._root) as found:
+                entries = sorted(found, key=lambda entry: entry.name == LOCK)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+            self._root.rmdir()
         except FileNotFoundError:
             return
         except OSError as err:
-            raise self._error("removing", "everything", err) from err
+            # Another writer waited for the lock, and is there now.
+            if err.errno != errno.ENOTEMPTY:
+                raise self._error("removing", "everything", err) from err
 
     def _error(self, doing: str, key: str, err: OSError) -> StorageError:
         return StorageError(f"{doing} {key} of {self.url} failed: {err.strerror or err}", err.errno)
@@ -242,7 +252,7 @@ class _FileLocks(Coordinator):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writers = folder / "writers"
-        self._turn = FileLock(folder / "lock", thread_local=False)
+        self._turn = FileLock(folder / LOCK, thread_local=False)
         self._thread = threading.RLock()
         self._joined: dict[str, FileLock] = {}
 
