@@ -14,6 +14,7 @@ from attlas.schemas.root import RootDocument
 from attlas.schemas.storage import Storage
 from attlas.schemas.storage.zarr_adapter import StorageAdapter
 from attlas.schemas.table import RunTable
+from attlas.schemas.variables import KINDS
 
 __all__ = ["Snapshot"]
 
@@ -106,7 +107,7 @@ class Snapshot:
             leaves[path] = leaf
         if problems:
             raise StoreInvalidError(self.storage.url, problems)
-        return leaves
+        return dict(sorted(leaves.items(), key=lambda item: (KINDS.index(item[1].kind), -item[1].queries)))
 
     def _read_leaf(self, path: str) -> Leaf:
         held = {name: self.read(f"{path}/{name}") for name in LEAF_LABELS if f"{path}/{name}" in self.doc.nodes}

@@ -1,19 +1,21 @@
 """The runs of one store written anew into others, some into each."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from attlas.schemas import create_store, open_store
 
 
-def split(source, path, rows, *, rename=str, annotated=None, clock=None):
+def split(source, path, rows, *, rename=str, annotated=None, **manifest):
     """Write the runs at `rows` of a store into one at `path` (None: in memory), bit for bit.
 
-    `annotated` names the annotations that are kept; all are where it is None.
+    `annotated` names the annotations that are kept; all are where it is None. What else is given changes the manifest.
     """
     group = source.group
     made = create_store(
-        path, source.manifest, list(source.leaves.values()), source.branches, source.calls, source.image_shape,
-        source.reference_shape, frames=source.frames,
+        path, replace(source.manifest, **manifest), list(source.leaves.values()), source.branches, source.calls,
+        source.image_shape, source.reference_shape, frames=source.frames,
     )  # fmt: skip
     names = sorted(group["annotations"].array_keys()) if "annotations" in group else []
     for number, row in enumerate(rows):

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -167,24 +165,6 @@ def test_a_summary_does_not_tell_the_attention():
     trace = open_trace(simulate_store(runs=1, detail="summary"))
     with pytest.raises(NotRecordedError, match=r'text/4x4 holds summaries only.*Capture\(detail="full"\)'):
         trace.attention("text")
-
-
-def test_r2g_is_refused_where_only_probabilities_are_known(tmp_path):
-    path = tmp_path / "s.zarr"
-    simulate_store(path, runs=1, kinds=("text",))
-    for name in ("logsumexp", "r2g"):
-        for file in sorted((path / "text/4x4" / name).rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        (path / "text/4x4" / name).rmdir()
-    meta = json.loads((path / "zarr.json").read_text())
-    meta.pop("consolidated_metadata", None)
-    (path / "zarr.json").write_text(json.dumps(meta))
-    trace = open_trace(path)
-    assert trace.attention("text", "g2r").compute().notnull().all()
-    with pytest.raises(
-        NotRecordedError, match="log_attention without logsumexp; the softmax over queries needs the logits"
-    ):
-        trace.attention("text", "r2g")
 
 
 def test_a_user_reduces_without_float16_trouble():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from splitting import split
 
 from attlas.analysis import maps, open_trace, survey
 from attlas.analysis.surveys.partial import Partial
@@ -156,13 +157,9 @@ def test_partial_surveys_add_up_and_can_be_saved(trace, tmp_path):
 
 
 def test_models_are_kept_apart(trace, tools):
-    other, _ = tools.make_store(
-        (tools.leaf_of("text", (2, 2), keys=8),), runs=2, annotations=lambda row: {"quality": 9.0}
-    )
-    info = dict(other.group.attrs["attlas"])
-    info["manifest"] = {**info["manifest"], "model": "another", "model_digest": "1"}
-    other.group.attrs["attlas"] = info
-    second = open_trace(other.group.store)
+    leaf = tools.leaf_of("text", (2, 2), keys=8)
+    source, _ = tools.make_store((leaf,), runs=2, annotations=lambda row: {"quality": 9.0})
+    second = open_trace(split(source, None, (0, 1), model="another", model_digest="1"))
     with pytest.raises(InvalidValueError, match=r"of model by hand \(0\) and .* of another \(1\)"):
         quiet([trace, second], "annotation:quality")
     made = quiet([trace, second], "annotation:quality", by="model")["quality"]

@@ -25,7 +25,7 @@ def reads(monkeypatch):
 
     def counted(self, key):
         if self.array.basename in ("query_vectors", "key_vectors", "log_attention", "logsumexp"):
-            seen[self.array.path, self.rows, self.branch, str(key)] += 1
+            seen[self.array.path, self.runs.rows, self.branch, str(key)] += 1
         return read(self, key)
 
     monkeypatch.setattr(ShardReader, "__getitem__", counted)
