@@ -13,7 +13,7 @@ import xarray as xr
 
 from attlas.analysis import open_trace
 
-__all__ = ["Found", "differences", "read_plain", "read_with_attlas"]
+__all__ = ["Found", "differences", "digest", "read_plain", "read_with_attlas", "variables"]
 
 MOMENTS = ("created", "finished")
 """Variables and attributes that say when something was done."""
@@ -60,7 +60,7 @@ def _found(tree: xr.DataTree, shared: bool) -> Found:
         found.shared["rows"] = str(tree["complete"].size)
     elif not labels:
         return found
-    for name, variable in _variables(tree):
+    for name, variable in variables(tree):
         if variable.dims[:1] != ("run",):
             if shared:
                 found.shared[name] = digest(variable.values)
@@ -70,7 +70,7 @@ def _found(tree: xr.DataTree, shared: bool) -> Found:
     return found
 
 
-def _variables(tree: xr.DataTree) -> Iterator[tuple[str, xr.Variable]]:
+def variables(tree: xr.DataTree) -> Iterator[tuple[str, xr.Variable]]:
     """Every array of a tree by its path, once; coordinates that a node has from its parents are the parents'."""
     for node in tree.subtree:
         for name, variable in node.to_dataset(inherit=False).variables.items():

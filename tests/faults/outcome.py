@@ -12,7 +12,7 @@ KINDS = {
     "differs": "the resumed store is not the undisturbed one",
     "left over": "files or hooks that nothing needs",
     "not valid": "`validate_store` finds a problem where there is none",
-    "not found": "`validate_store` finds no problem where there is one",
+    "not found": "`validate_store` does not list a problem where there is one",
     "hang": "a process that did not end",
     "not killed": "a process that outlived its own SIGKILL",
     "too much": "opening took more time or memory than is allowed",
