@@ -203,9 +203,9 @@ class Commits:
         """Give rows that nothing is in and nobody is at work on, lowest first."""
         taken = claimed | set(self._begun.values())
         rows = len(self._complete)
-        for row in itertools.chain(np.flatnonzero(~self._complete), itertools.count(rows)):
+        for row in itertools.chain(np.flatnonzero(~self._complete).tolist(), itertools.count(rows)):
             if row not in taken:
-                yield int(row)
+                yield row
 
     def _grow(self, needed: int, capacity: int) -> None:
         self.snapshot = grow(self.snapshot, needed, capacity)

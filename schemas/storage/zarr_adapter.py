@@ -88,7 +88,8 @@ class StorageAdapter(Store):  # type: ignore[misc]  # zarr is not typed for us
         if key == ROOT:
             root = self.root or await asyncio.to_thread(self.storage.get, ROOT)
             return None if root is None else prototype.buffer.from_bytes(root)
-        data = await asyncio.to_thread(self.storage.get, key, *_span(byte_range))
+        start, length = _span(byte_range)
+        data: bytes | None = await asyncio.to_thread(_read, self.storage, key, start, length)
         if not data and is_chunk(key):
             # Of an empty file too zarr would make fill values.
             if self.strict:
@@ -136,6 +137,10 @@ class StorageAdapter(Store):  # type: ignore[misc]  # zarr is not typed for us
         found = await asyncio.to_thread(_listed, self.storage, start)
         for name in sorted({key.removeprefix(start).split("/")[0] for key in found}):
             yield name
+
+
+def _read(storage: Storage, key: str, start: int | None, length: int | None) -> bytes | None:
+    return storage.get(key, start, length)
 
 
 def _listed(storage: Storage, prefix: str) -> Any:
