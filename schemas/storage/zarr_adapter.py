@@ -86,7 +86,7 @@ class StorageAdapter(Store):  # type: ignore[misc]  # zarr is not typed for us
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read, in a thread where zarr has one for that."""
         if key == ROOT:
-            root = self.root or await asyncio.to_thread(self.storage.get, ROOT)
+            root: bytes | None = self.root or await asyncio.to_thread(_read, self.storage, ROOT, None, None)
             return None if root is None else prototype.buffer.from_bytes(root)
         start, length = _span(byte_range)
         data: bytes | None = await asyncio.to_thread(_read, self.storage, key, start, length)
