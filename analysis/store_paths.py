@@ -17,10 +17,6 @@ __all__ = ["file_name", "is_pattern", "short_name", "short_names", "stores_at"]
 WILD = re.compile(r"[*?[]")
 """What makes a path a pattern."""
 
-UNLISTED = ("http", "https")
-"""Schemes without a list of what is there; a question mark has a meaning of its own in their URLs."""
-
-
 def is_pattern(path: str | Path) -> bool:
     """Whether `path` stands for several stores; a path at which something is stands for itself.
 
@@ -33,8 +29,9 @@ def is_pattern(path: str | Path) -> bool:
     """
     text = str(path)
     scheme = scheme_of(text)
-    if scheme in UNLISTED:
-        return "*" in text
+    if scheme in ("http", "https"):
+        # A question mark begins a query there, in which anything may stand.
+        return "*" in text.partition("?")[0]
     return WILD.search(text) is not None and not (scheme is None and Path(text).exists())
 
 
@@ -48,16 +45,13 @@ def stores_at(path: str | Path) -> list[str]:
     ------
     StoreNotFoundError
         If the pattern matches no store.
-    InvalidValueError
-        If the server has no list of what is there.
+    StorageError
+        If the server does not list what it has.
     """
     if not is_pattern(path):
         return [str(path)]
     text = str(path)
-    scheme = scheme_of(text)
-    if scheme in UNLISTED:
-        raise InvalidValueError(f"{text}: a web server has no list of what is there; name the stores one by one")
-    found = sorted(own for own in (glob(text) if scheme is None else _matches(text)) if _is_store(own))
+    found = sorted(own for own in (glob(text) if scheme_of(text) is None else _matches(text)) if _is_store(own))
     if not found:
         raise StoreNotFoundError(f"no store matches {text}")
     return found

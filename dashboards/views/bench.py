@@ -112,7 +112,7 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
         style = {"colours": state.colours, "opacity": state.opacity, "threshold": state.threshold}
         origin = {"patch": "generated", "reference": "reference"}.get(state.mode, "")
         for side, pane in (("generated", self.generated), ("reference", self.reference)):
-            image = self.catalogue.picture(state.store, state.run, side)
+            image = self._picture(side)
             lit = answer.attention if answer is not None and answer.side == side else None
             patch: tuple[int, int] | None = None
             grid = (1, 1)
@@ -123,6 +123,14 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
             pane.show(image, lit, patch=patch, grid=grid, **style)
             say(self.titles[side], _title(side, image is not None, side == origin, lit is not None))
         say(self.readout, _readout(state, answer) if answer is not None else "")
+
+    def _picture(self, side: str) -> xr.DataArray | None:
+        """Picture of the run; None where there is none, or it cannot be read, which is said."""
+        try:
+            return self.catalogue.picture(self.state.store, self.state.run, side)
+        except AttlasError as err:
+            self.tell(str(err))
+            return None
 
     def _show_code(self) -> None:
         say(self.code, self.catalogue.python(self.state) if self.show_code.value else "")
@@ -161,7 +169,7 @@ class Bench(pn.viewable.Viewer):  # type: ignore[misc]  # panel has no types
             return
         self.downloads.allow(answer=True, time=not isinstance(made["t"], str))
         side = self.catalogue.side(question)
-        image = self.catalogue.picture(state.store, state.run, side)
+        image = self._picture(side)
         for dim, maps in made.items():
             if isinstance(maps, str):
                 self.strips[dim].say(maps)

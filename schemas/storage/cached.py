@@ -54,6 +54,10 @@ class Cached(ReadOnlyStorage):
         """Ask."""
         return self._storage.keys(prefix)
 
+    def children(self, prefix: str = "") -> list[str]:
+        """Ask."""
+        return self._storage.children(prefix)
+
     def size(self, key: str) -> int | None:
         """Return what is kept, or ask."""
 

@@ -297,8 +297,6 @@ def test_a_pattern_takes_stores_only(stores, tmp_path):
         open_trace(tmp_path / "none-*.zarr")
     with pytest.raises(InvalidValueError, match="no store is given"):
         open_trace([])
-    with pytest.raises(InvalidValueError, match="web server has no list"):
-        open_trace("https://example.org/runs/*.zarr")
 
 
 def test_a_path_with_brackets_is_itself_where_it_is_there(tmp_path):

@@ -178,7 +178,8 @@ def test_a_broken_store_among_several_is_said_and_the_others_work(folder, tmp_pa
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr/zarr.json").write_text('{"zarr_format": 3, ')
     shutil.copytree(folder / "full.zarr", tmp_path / "aa.zarr")
-    shutil.rmtree(tmp_path / "aa.zarr/generated_image")
+    root = (tmp_path / "aa.zarr/zarr.json").read_text()
+    (tmp_path / "aa.zarr/zarr.json").write_text(root.replace('"shape": [', '"shape": [1', 1))
     shutil.copytree(folder / "full.zarr", tmp_path / "newer.zarr")
     root = json.loads((tmp_path / "newer.zarr/zarr.json").read_text())
     root["attributes"]["attlas"]["schema"] = 9
@@ -186,7 +187,7 @@ def test_a_broken_store_among_several_is_said_and_the_others_work(folder, tmp_pa
     made = Page(Catalogue([tmp_path]))
     assert made.state.store == "b.zarr"
     shown = text(made.bench.notice)
-    assert f"{tmp_path}/a.zarr: zarr.json cannot be read" in shown
+    assert f"{tmp_path}/a.zarr: zarr.json: it is no JSON" in shown
     assert "store 'aa.zarr' cannot be shown" in shown
     made.bench.change(store="newer.zarr")
     assert "schema 9" in text(made.bench.notice)
@@ -197,18 +198,28 @@ def test_a_broken_store_among_several_is_said_and_the_others_work(folder, tmp_pa
 def test_damage_is_named_and_the_other_runs_work(folder, tmp_path):
     shutil.copytree(folder / "full.zarr", tmp_path / "s.zarr")
     for name in ("attention_mean", "query_vectors"):
-        for shard in (tmp_path / f"s.zarr/image/4x4/{name}/c/1").rglob("*"):
-            if shard.is_file():
-                body = bytearray(shard.read_bytes())
-                # The second half of a shard is the conditional branch's.
-                body[len(body) * 3 // 4] ^= 0xFF
-                shard.write_bytes(body)
+        for shard in (tmp_path / f"s.zarr/image/4x4/{name}").glob("c.1.*"):
+            body = bytearray(shard.read_bytes())
+            # The second half of a shard is the conditional branch's.
+            body[len(body) * 3 // 4] ^= 0xFF
+            shard.write_bytes(body)
     made = Page(Catalogue([tmp_path]))
     made.bench.change(run="0001")
     assert "run '0001'" in text(made.bench.notice)
     assert "cannot be read" in text(made.bench.notice)
     made.bench.change(run="0002")
     assert "brightest reference patch" in text(made.bench.readout)
+    assert not made.bench.notice.visible
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_maps_are_shown(folder, tmp_path):
+    shutil.copytree(folder / "full.zarr", tmp_path / "s.zarr")
+    next((tmp_path / "s.zarr/generated_image").glob("c.1.*")).unlink()
+    made = Page(Catalogue([tmp_path]))
+    made.bench.change(run="0001")
+    assert "generated_image of run '0001'" in text(made.bench.notice)
+    assert "brightest reference patch" in text(made.bench.readout)
+    made.bench.change(run="0002")
     assert not made.bench.notice.visible
 
 
