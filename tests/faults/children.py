@@ -14,12 +14,15 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["Ended", "Note", "in_child", "quiet_before_forks", "scratch"]
+__all__ = ["Child", "Ended", "Note", "in_child", "quiet_before_forks", "scratch", "start"]
 
 Note = Callable[[str], None]
 """Tells the parent something at once, whatever becomes of the process."""
+
+PRINTED = 6000
+"""Bytes that are kept of what a process printed last."""
 
 PATIENCE = 0.01
 """Seconds between looks whether a process that says nothing is dead."""
@@ -75,38 +78,57 @@ class Ended:
         return f"{self.bases[0]}: {self.error}" if self.error is not None else "returned"
 
 
-def in_child(work: Callable[[Note], Any], *, limit: float = HANG) -> Ended:
-    """Call `work` in a forked process and wait for it, `limit` seconds at most; it takes what passes on a note.
+@dataclass
+class Child:
+    """A process at work; see `in_child`."""
+
+    process: int
+    reader: int
+    printed: IO[bytes]
+
+    def wait(self, limit: float = HANG) -> Ended:
+        """Wait until it ends, `limit` seconds at most, and say how."""
+        messages, hung = _messages(self.reader, self.process, time.monotonic() + limit)
+        # Before it is waited for: until then no stranger has its number.
+        _end_group(self.process)
+        _, status = os.waitpid(self.process, 0)
+        with self.printed as printed:
+            size = printed.seek(0, io.SEEK_END)
+            printed.seek(max(0, size - PRINTED))
+            ended = Ended(hung=hung, printed=printed.read().decode("utf-8", "replace"))
+        if os.WIFSIGNALED(status) and not hung:
+            ended.signal = os.WTERMSIG(status)
+        for kind, content in messages:
+            if kind == "note":
+                ended.notes.append(content)
+            elif kind == "value":
+                ended.value = content
+            else:
+                ended.error, ended.bases, ended.trace = content
+        if not hung and not ended.signal and not any(kind != "note" for kind, _ in messages):
+            ended.error, ended.bases = f"left with status {os.waitstatus_to_exitcode(status)}", ("SystemExit",)
+        return ended
+
+
+def start(work: Callable[[Note], Any]) -> Child:
+    """Call `work` in a forked process; it takes what passes on a note.
 
     The calling process must have no other Python thread, since a fork has none of them.
     """
     reader, writer = os.pipe()
-    with tempfile.TemporaryFile() as printed:
-        process = os.fork()
-        if process == 0:
-            os.close(reader)
-            _work(work, writer, printed.fileno())
-        os.close(writer)
-        messages, hung = _messages(reader, process, time.monotonic() + limit)
-        # Before it is waited for: until then no stranger has its number.
-        _end_group(process)
-        _, status = os.waitpid(process, 0)
-        size = printed.seek(0, io.SEEK_END)
-        printed.seek(max(0, size - 6000))
-        tail = printed.read().decode("utf-8", "replace")
-    ended = Ended(hung=hung, printed=tail)
-    if os.WIFSIGNALED(status) and not hung:
-        ended.signal = os.WTERMSIG(status)
-    for kind, content in messages:
-        if kind == "note":
-            ended.notes.append(content)
-        elif kind == "value":
-            ended.value = content
-        else:
-            ended.error, ended.bases, ended.trace = content
-    if not hung and not ended.signal and not any(kind != "note" for kind, _ in messages):
-        ended.error, ended.bases = f"left with status {os.waitstatus_to_exitcode(status)}", ("SystemExit",)
-    return ended
+    # Closed where the child has been waited for.
+    printed = tempfile.TemporaryFile()  # noqa: SIM115
+    process = os.fork()
+    if process == 0:
+        os.close(reader)
+        _work(work, writer, printed.fileno())
+    os.close(writer)
+    return Child(process, reader, printed)
+
+
+def in_child(work: Callable[[Note], Any], *, limit: float = HANG) -> Ended:
+    """Call `work` in a forked process and wait for it, `limit` seconds at most; see `start`."""
+    return start(work).wait(limit)
 
 
 def _work(work: Callable[[Note], Any], writer: int, printed: int) -> None:

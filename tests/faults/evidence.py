@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import xarray as xr
 from attlas.analysis import open_trace
 
 __all__ = ["Found", "differences", "digest", "read_plain", "read_with_attlas", "variables"]
+
+Choose = Callable[[list[str]], list[str]]
 
 MOMENTS = ("created", "finished")
 """Variables and attributes that say when something was done."""
@@ -35,26 +37,31 @@ class Found:
     shared: dict[str, str] = field(default_factory=dict)
 
 
-def read_plain(path: Path, *, shared: bool = True) -> Found:
+def _all(labels: list[str]) -> list[str]:
+    return labels
+
+
+def read_plain(path: Path, *, shared: bool = True, choose: Choose = _all) -> Found:
     """Read with xarray's own zarr engine, as who has no attlas does; a warning is an error.
 
-    Without `shared` only what belongs to complete runs is read.
+    Without `shared` only what belongs to complete runs is read, and of those only what `choose` picks by label.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with xr.open_datatree(path, engine="zarr", chunks=None) as tree:
-            return _found(tree, shared)
+            return _found(tree, shared, choose)
 
 
-def read_with_attlas(path: Path, *, shared: bool = True) -> Found:
+def read_with_attlas(path: Path, *, shared: bool = True, choose: Choose = _all) -> Found:
     """Read as attlas itself does: complete runs only; see `read_plain`."""
     with dask.config.set(scheduler="synchronous"):
-        return _found(open_trace(path).tree, shared)
+        return _found(open_trace(path).tree, shared, choose)
 
 
-def _found(tree: xr.DataTree, shared: bool) -> Found:
+def _found(tree: xr.DataTree, shared: bool, choose: Choose) -> Found:
     complete = np.flatnonzero(tree["complete"].values)
-    labels = [str(label) for label in np.asarray(tree["run"].values)[complete]]
+    rows = {str(label): int(row) for label, row in zip(tree["run"].values[complete], complete, strict=True)}
+    labels = choose(list(rows))
     found = Found({label: {} for label in labels})
     if shared:
         found.shared["rows"] = str(tree["complete"].size)
@@ -65,8 +72,8 @@ def _found(tree: xr.DataTree, shared: bool) -> Found:
             if shared:
                 found.shared[name] = digest(variable.values)
             continue
-        for row, label in zip(complete, labels, strict=True):
-            found.runs[label][name] = digest(variable[int(row)].values)
+        for label in labels:
+            found.runs[label][name] = digest(variable[rows[label]].values)
     return found
 
 

@@ -13,6 +13,7 @@ KINDS = {
     "left over": "files or hooks that nothing needs",
     "not valid": "`validate_store` finds a problem where there is none",
     "not found": "`validate_store` does not list a problem where there is one",
+    "drawn twice": "a picture that was drawn though another process drew it",
     "hang": "a process that did not end",
     "not killed": "a process that outlived its own SIGKILL",
     "too much": "opening took more time or memory than is allowed",

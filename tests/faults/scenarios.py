@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from faults import pipelines
+from faults.children import Note, start
 from faults.cluster import forked_cluster
 
 from attlas.recorder import Capture, record
@@ -69,6 +70,24 @@ class ByClient(Scenario):
         with forked_cluster(lambda: None, lambda: None) as client:
             watch()
             self.call(path, client=client)
+
+
+@dataclass(frozen=True)
+class BesideAnother(Scenario):
+    """The same call by two processes at once, of which one is disturbed: the other makes what that one does not."""
+
+    survives: ClassVar[bool] = True
+
+    def disturbed(self, path: Path, watch: Callable[[], None]) -> None:
+        def other(_: Note) -> None:
+            watch()
+            self.call(path)
+
+        beside = start(other)
+        self.call(path)
+        ended = beside.wait()
+        if not ended.signal and not ended.returned and not ended.ours:
+            raise RuntimeError(f"the process beside {ended}\n{ended.trace}")
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,7 @@ SCENARIOS = {
             Command(["--prompt", "a red cat", "--seed", "0", "--seed", "1", "--steps", "2", "--kinds", "text"]),
             pipelines.small,
         ),
+        BesideAnother("two processes", Recording(pipelines.small, requests(0, 1, 2), TEXT), pipelines.small),
         OnCluster("Dask worker", Recording(pipelines.small, requests(0, 1, 2), TEXT), pipelines.small),
         ByClient("Dask client", Recording(pipelines.small, requests(0, 1), TEXT), pipelines.small),
     )
