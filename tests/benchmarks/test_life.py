@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import Counter
 from math import prod
 
 import numpy as np
@@ -191,3 +192,26 @@ def test_objects_and_bytes_of_a_picture(benchmark, model):
     benchmark(lambda: None)
     print(f"\n{model.__name__}: {objects} objects and {raw / 1e6:.0f} MB raw a picture")
     assert objects < {"sd15": 30, "sdxl": 156, "flux": 203}[model.__name__]
+
+
+def test_requests_of_a_run(benchmark, size, s3_url, monkeypatch):
+    """In an object store, one recorder: requests beside the objects of the run itself."""
+    from attlas.schemas.storage.object_storage import ObjectStorage
+
+    store = make(f"{s3_url}/s.zarr")
+    asked = Counter()
+    request = ObjectStorage._request
+
+    def counted(self, doing, key, ask, **absent):
+        asked[doing] += 1
+        return request(self, doing, key, ask, **absent)
+
+    monkeypatch.setattr(ObjectStorage, "_request", counted)
+    run(store, "first")
+    asked.clear()
+    rounds = 2 if benchmark.disabled else 20
+    took = [sum(run(store, f"new-{number}")[0::2]) for number in range(rounds)]
+    own = sum(variable.dims[0] == "run" and variable.group != "tokens" for variable in LEAF.variables()) + 1
+    benchmark(lambda: None)
+    each = ", ".join(f"{doing} {count / rounds:.1f}" for doing, count in asked.most_common())
+    print(f"\nrequests a run: {each}; of them {own} write the run itself; claim and commit {spread(took)}")
