@@ -12,7 +12,9 @@ from attlas.schemas.variables import LEAF_VARIABLES, ROOT_VARIABLES
 
 __all__ = ["Plan", "PlannedArray", "PlannedTime"]
 
-_DATA = {v.name for v in (*LEAF_VARIABLES.values(), *ROOT_VARIABLES.values()) if v.role == "data" and len(v.dims) > 1}
+_DATA = {
+    v.name for v in (*LEAF_VARIABLES.values(), *ROOT_VARIABLES.values()) if v.role == "data" and v.group != "always"
+}
 
 
 @dataclass(frozen=True)

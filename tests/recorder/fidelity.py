@@ -261,3 +261,4 @@ def _compare(store, name, run, kernels, branches, passes, queries, keys):
         scale = group["attention_mean_r2g"].attrs.get("scale_factor", 1)
         np.testing.assert_allclose(node["attention_mean_r2g"] * np.float64(scale), mean[1], **CLOSE, err_msg=name)
     assert np.asarray(group["computed"][run]).all(), name
+    assert leaf.separate_branches or not passes, name
