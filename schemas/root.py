@@ -75,11 +75,13 @@ class RootDocument:
     def to_bytes(self) -> bytes:
         """Return the file, checksum included."""
         info = {**self.attributes["attlas"], "checksum": self.checksum}
+        # zarr takes for the children of a group only those that stand together.
+        nodes = dict(sorted(self.nodes.items(), key=lambda entry: entry[0].rpartition("/")[0]))
         return node_bytes(
             {
                 "attributes": {**self.attributes, "attlas": info},
                 "zarr_format": 3,
-                "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self.nodes},
+                "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": nodes},
                 "node_type": "group",
             }
         )
