@@ -11,12 +11,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Child", "Ended", "Note", "in_child", "quiet_before_forks", "scratch", "start"]
+__all__ = ["Child", "Ended", "Note", "in_child", "own_scratch", "quiet_before_forks", "scratch", "start"]
 
 Note = Callable[[str], None]
 """Tells the parent something at once, whatever becomes of the process."""
@@ -118,7 +120,10 @@ def start(work: Callable[[Note], Any]) -> Child:
     reader, writer = os.pipe()
     # Closed where the child has been waited for.
     printed = tempfile.TemporaryFile()  # noqa: SIM115
-    process = os.fork()
+    with warnings.catch_warnings():
+        # Newer Pythons warn of threads, those of numerical libraries among them, which do nothing here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = os.fork()
     if process == 0:
         os.close(reader)
         _work(work, writer, printed.fileno())
@@ -211,6 +216,26 @@ def quiet_before_forks() -> None:
 
 
 def scratch() -> Path:
-    """Folder for many small files: in memory where the system has such a place, since each store lives for a second."""
-    memory = Path("/dev/shm")  # noqa: S108 - each use makes a folder of its own there
-    return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    """Folder for many small files, that of `own_scratch` where there is one."""
+    return Path(os.environ.get(SCRATCH) or _memory())
+
+
+@contextmanager
+def own_scratch() -> Iterator[None]:
+    """Everything that this process and its children make is below one folder, and goes with it, whoever was killed."""
+    with tempfile.TemporaryDirectory(prefix="attlas-faults-", dir=_memory()) as folder:
+        os.environ[SCRATCH] = folder
+        try:
+            yield
+        finally:
+            del os.environ[SCRATCH]
+
+
+SCRATCH = "ATTLAS_FAULTS"
+"""Environment variable that names the folder to children."""
+
+
+def _memory() -> str:
+    """A file system in memory where there is one: each store lives for a second."""
+    memory = "/dev/shm"  # noqa: S108 - each use makes a folder of its own there
+    return memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
