@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from attlas.analysis.reading import dims_of
 from attlas.analysis.run_axis import PICTURES
 from attlas.analysis.store_files import StoreFiles
 from attlas.schemas import Leaf
@@ -67,11 +66,11 @@ def _array_differences(name: str, first: StoreFiles, other: StoreFiles) -> Itera
 
 
 def _form(files: StoreFiles, name: str) -> str:
-    array = files.array(name)
-    dims = dims_of(array)
-    sizes = (f"{dim} {size}" for dim, size in zip(dims, array.shape, strict=True) if dim != "run")
-    role = f", role {array.attrs['role']!r}" if "role" in array.attrs else ""
-    return f"{array.dtype} ({', '.join(sizes)}){role}"
+    node = files.snapshot.doc.nodes[name]
+    dims = zip(node["dimension_names"], node["shape"], strict=True)
+    sizes = ", ".join(f"{dim} {size}" for dim, size in dims if dim != "run")
+    role = node.get("attributes", {}).get("role")
+    return f"{node['data_type']} ({sizes})" + ("" if role is None else f", role {role!r}")
 
 
 def _differ(what: str, mine: Any, theirs: Any) -> Iterator[str]:

@@ -1,22 +1,18 @@
 """From paths, URLs, patterns and open stores to a trace."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from attlas.analysis.agreement import check_agreement
 from attlas.analysis.run_axis import RunAxis
-from attlas.analysis.store_files import StoreFiles
+from attlas.analysis.store_files import StoreFiles, at_once
 from attlas.analysis.store_paths import is_pattern, short_names, stores_at
 from attlas.analysis.trace import Trace
 from attlas.schemas import Store, open_store
 from attlas.schemas.errors import InvalidValueError
 
 __all__ = ["open_named", "open_trace"]
-
-THREADS = 16
-"""Stores that are opened at once: a far one is waited for, not worked on."""
 
 
 def open_trace(
@@ -70,10 +66,10 @@ def open_trace(
     >>> both.run_ids
     ('memory 0/0000', 'memory 0/0001', 'memory 1/0000')
     """
-    stores = _stores(store)
-    files = [StoreFiles(own, incomplete=incomplete) for own in stores]
+    files = at_once(lambda one: _files(one, incomplete), _listed(store))
     check_agreement(files)
-    prefixes = [f"{name}/" for name in short_names([own.path or "memory" for own in stores])] if prefix else None
+    names = short_names([own.store.path or "memory" for own in files])
+    prefixes = [f"{name}/" for name in names] if prefix else None
     axis = RunAxis.over(files, [own.rows for own in files], prefixes)
     _check_labels(axis)
     return Trace(axis, device=device)
@@ -84,7 +80,8 @@ def open_named(store: str) -> Trace:
     return open_trace(store, prefix=is_pattern(store))
 
 
-def _stores(given: Any) -> list[Store]:
+def _listed(given: Any) -> list[Any]:
+    """Give the stores one by one."""
     listed = given if isinstance(given, (list, tuple)) else [given]
     wanted = [found for own in listed for found in (stores_at(own) if isinstance(own, (str, Path)) else [own])]
     if not wanted:
@@ -93,14 +90,13 @@ def _stores(given: Any) -> list[Store]:
     twice = next((path for place, path in enumerate(paths) if path in paths[:place]), None)
     if twice is not None:
         raise InvalidValueError(f"{twice} is given twice; its runs must count once")
-    if len(wanted) == 1:
-        return [_store(wanted[0])]
-    with ThreadPoolExecutor(min(THREADS, len(wanted))) as pool:
-        return list(pool.map(_store, wanted))
+    return wanted
 
 
-def _store(given: Any) -> Store:
-    return given if isinstance(given, Store) else open_store(given)
+def _files(given: Any, incomplete: bool) -> StoreFiles:
+    made = StoreFiles(given if isinstance(given, Store) else open_store(given), incomplete=incomplete)
+    made.label("run")
+    return made
 
 
 def _check_labels(axis: RunAxis) -> None:

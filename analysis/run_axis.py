@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from attlas.analysis.reading import Rows, ShardReader
-from attlas.analysis.store_files import StoreFiles
+from attlas.analysis.store_files import StoreFiles, at_once
 from attlas.schemas import ROOT_VARIABLES
 
 __all__ = ["PICTURES", "RunAxis"]
@@ -76,12 +76,16 @@ class RunAxis:
     def ids(self) -> tuple[str, ...]:
         """Labels of the runs."""
         if not any(self.prefixes):
-            return tuple(self.column("run").values.tolist())
-        labels = zip(self.stores, self.column("run").values.tolist(), strict=True)
+            return tuple(self._column("run").values.tolist())
+        labels = zip(self.stores, self._column("run").values.tolist(), strict=True)
         return tuple(f"{self.prefixes[store]}{label}" for store, label in labels)
 
-    def column(self, name: str) -> xr.Variable:
-        """Read a column of the run table, in memory."""
+    def columns(self, names: Sequence[str]) -> dict[str, xr.Variable]:
+        """Read columns of the run table, in memory."""
+        at_once(lambda one: one[0].label(one[1]), [(own, name) for own in self.files for name in names])
+        return {name: self._column(name) for name in names}
+
+    def _column(self, name: str) -> xr.Variable:
         whole = [own.label(name) for own in self.files]
         if len(whole) == 1:
             return whole[0].isel(run=list(self.rows))

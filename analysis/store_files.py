@@ -1,8 +1,9 @@
 """Open arrays and small labels of one store, each read once and shared by all traces of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -19,7 +20,22 @@ from attlas.schemas.runs import holds_of
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["StoreFiles"]
+__all__ = ["StoreFiles", "at_once"]
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS = 16
+"""Files that are read at once: a far one is waited for, not worked on."""
+
+
+def at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Give ``function(item)`` of all items, in their order, some at a time."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(THREADS, len(items))) as pool:
+        return list(pool.map(function, items))
 
 
 class StoreFiles:

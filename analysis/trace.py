@@ -123,7 +123,7 @@ class Trace:
     @cached_property
     def runs(self) -> xr.Dataset:
         """The run table, in memory: prompt, seed, request, complete ``(run,)``; step, timestep, sigma ``(run, t)``."""
-        columns = {name: self._axis.column(name) for name in ("run", *TABLE, *CLOCK)}
+        columns = self._axis.columns(("run", *TABLE, *CLOCK))
         columns["run"] = columns["run"].copy(data=np.asarray(self.run_ids, dtype=str))
         return xr.Dataset({**columns, "t": self._axis.first.label("t")}).set_coords([*CLOCK, "t", "run"])
 
@@ -232,10 +232,11 @@ class Trace:
             If a run is not there.
         """
         wanted = [runs] if isinstance(runs, str) else list(runs)
+        places = {name: place for place, name in enumerate(self.run_ids)}
         for name in wanted:
-            if name not in self.run_ids:
+            if name not in places:
                 raise unknown_name("run", name, self.run_ids, where=self.where)
-        return self.isel([self.run_ids.index(name) for name in wanted])
+        return self.isel([places[name] for name in wanted])
 
     def isel(self, runs: Iterable[int]) -> "Trace":
         """Trace of the runs at these places; reads nothing."""

@@ -41,7 +41,7 @@ def survey(
     Parameters
     ----------
     traces
-        A trace, a path, or several. Only complete runs count.
+        A trace, a path, a URL, a pattern such as ``"runs/*.zarr"``, or several. Only complete runs count.
     statistics
         Registered names (`attlas.analysis.registry.statistics` lists them), names with options
         (``"pck1:layers=16x16"``, ``("pck1", {"layers": "16x16"})``), or functions as `statistic` describes.
