@@ -1,6 +1,6 @@
 """Processes that do tasks, each prepared once and without threads, so that it can be forked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -10,7 +10,6 @@ from faults.children import own_scratch
 from faults.interrupt import Operation
 from faults.outcome import Outcome
 from faults.samples import SAMPLES
-from faults.scenarios import SCENARIOS
 from faults.work import Task
 
 __all__ = ["Crew", "crew"]
@@ -22,9 +21,9 @@ class Crew:
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._pool = pool
 
-    def operations(self, failed: list[Outcome]) -> dict[str, tuple[Operation, ...]]:
-        """File operations of every scenario; those that fail without any fault are added to `failed`."""
-        asked = {name: self._pool.submit(work.operations, name) for name in SCENARIOS}
+    def operations(self, scenarios: Iterable[str], failed: list[Outcome]) -> dict[str, tuple[Operation, ...]]:
+        """File operations of recordings by name; those that fail without any fault are added to `failed`."""
+        asked = {name: self._pool.submit(work.operations, name) for name in scenarios}
         found = {}
         for name, future in asked.items():
             try:

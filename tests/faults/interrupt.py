@@ -1,8 +1,8 @@
 """File operations of a process, counted, and one of them turned into a fault.
 
 An audit hook sees every operation that Python makes, in every thread, before it happens; `os.fsync` and
-`os.fdatasync`, which have no audit event, are wrapped. What `shutil` does arrives as the operations it is made of. Files
-that are opened for writing relative to an open folder are not seen: the event does not name the folder.
+`os.fdatasync`, which have no audit event, are wrapped. What `shutil` does arrives as the operations it is made of.
+Files that are opened for writing relative to an open folder are not seen: the event does not name the folder.
 A hook cannot be taken away again, so that all this belongs into a process that is forked for it.
 """
 

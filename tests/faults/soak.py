@@ -12,6 +12,7 @@ from faults.choice import FAMILIES, everything, sampled  # noqa: E402 - found wh
 from faults.crew import crew  # noqa: E402
 from faults.outcome import Outcome  # noqa: E402
 from faults.report import write_report  # noqa: E402
+from faults.scenarios import SCENARIOS  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 LINES = 12
@@ -24,7 +25,7 @@ def main() -> int:
     began = time.perf_counter()
     outcomes: list[Outcome] = []
     with crew(asked.workers) as hands:
-        tasks = everything(hands.operations(outcomes), hands.files(), asked.only)
+        tasks = everything(hands.operations(SCENARIOS, outcomes), hands.files(), asked.only)
         bad = len(outcomes)
         tqdm.write("\n".join(map(str, outcomes)))
         tasks = sampled(tasks, asked.sample) if asked.sample else tasks
