@@ -44,6 +44,8 @@ def recorded(q, k, kept, *, detail="full", kind="text"):
         "g2r": p.mean(-2),
         "r2g": r.mean(-1),
         "attention_mean": p.mean(1),
+        "attention_mean_r2g": r.mean(1) / leaf.variable("attention_mean_r2g").scale,
+        "computed": np.ones((1, CALLS, 1), bool),
     }
     (name,) = store.leaves
     for variable in leaf.variables():

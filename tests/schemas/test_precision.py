@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attlas.schemas import PRECISIONS, round_factors, round_values
+from attlas.schemas import PRECISIONS, Leaf, round_factors, round_values
 from attlas.schemas.errors import UnknownNameError
 from attlas.schemas.precision import ERROR, GRIDS, LOGIT_NOISE
 
@@ -98,7 +98,32 @@ def test_logsumexp_errs_by_half_a_step(values, precision):
     assert (np.abs(rounded.astype(float) - values) <= GRIDS[precision]["logsumexp"].step / 2).all()
 
 
-@pytest.mark.parametrize("variable", ["log_attention", "attention_mean"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("spread", [1, 6])
+def test_a_softmax_over_thousands_of_queries_errs_as_promised(precision, spread):
+    """Both along the queries of a key and, however little a patch gets, along its keys."""
+    variable = Leaf("text", (64, 64), 1, 4, ("a",), 30).variable("attention_mean_r2g")
+    logits = spread * np.random.default_rng(0).normal(size=(4096, 30))
+    over_queries = np.exp(logits) / np.exp(logits).sum(0)
+    stored = round_values((over_queries / variable.scale).astype("f2"), variable.name, precision)
+    error = np.abs(stored.astype(float) * variable.scale - over_queries)
+    assert error.sum(0).mean() <= ERROR[precision] / 2
+    assert (error.sum(1) / over_queries.sum(1)).mean() <= ERROR[precision] / 2
+    plain = round_values(over_queries.astype("f2"), variable.name, precision).astype(float)
+    if spread == 6:
+        # Without the scale a patch loses its keys.
+        assert (np.abs(plain - over_queries).sum(1) / over_queries.sum(1)).mean() > ERROR["exact"]
+
+
+@given(st.integers(1, 3 * 2**15), st.sampled_from(PRECISIONS))
+def test_numbers_are_rounded_one_by_one_however_many(size, precision):
+    values = np.random.default_rng(size).normal(size=(size, 2)).astype("f4")[:, 0]
+    rounded = round_values(values, "g2r", precision)
+    step = 2.0 ** (np.frexp(values)[1] - 1.0 - GRIDS[precision]["g2r"].bits)
+    np.testing.assert_array_equal(rounded, np.rint(values / step) * step)
+
+
+@pytest.mark.parametrize("variable", ["log_attention", "attention_mean", "attention_mean_r2g"])
 def test_nan_infinity_and_the_largest_value_survive(variable):
     values = np.array([np.nan, -np.inf, np.inf, 65504, 0], "f2")
     np.testing.assert_array_equal(round_values(values, variable, "small"), values)
