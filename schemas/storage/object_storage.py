@@ -20,7 +20,8 @@ from attlas.schemas.errors import InvalidValueError, StorageError
 from attlas.schemas.storage.aws_profile import profile_settings
 from attlas.schemas.storage.base import Coordinator, Data, Storage
 from attlas.schemas.storage.object_answers import Answer
-from attlas.schemas.storage.object_turns import LEASE, Fence, ObjectTurns, UnconditionalError, Version
+from attlas.schemas.storage.object_conditions import UnconditionalError, Version
+from attlas.schemas.storage.object_turns import LEASE, Fence, ObjectTurns
 from attlas.schemas.storage.patience import Patience, from_environment
 
 __all__ = ["ObjectStorage"]
@@ -159,10 +160,11 @@ class ObjectStorage(Storage):
     def clear(self) -> None:
         """Remove every object; the lock goes last, as another writer may begin as soon as it is gone."""
         self._fence.check()
-        found = sorted(self.keys(), key=lambda key: (key == "lock", key))
-        for start in range(0, len(found), BATCH):
-            batch = [self._path(key) for key in found[start : start + BATCH]]
-            self._request("removing", "everything", partial(obstore.delete, self._client, batch), absent=None)
+        with self._fence.clearing(self.url):
+            found = sorted(self.keys(), key=lambda key: (key == "lock", key))
+            for start in range(0, len(found), BATCH):
+                batch = [self._path(key) for key in found[start : start + BATCH]]
+                self._request("removing", "everything", partial(obstore.delete, self._client, batch), absent=None)
 
     def hurried(self) -> "ObjectStorage":
         """Return the same place for someone who does not wait long for it."""

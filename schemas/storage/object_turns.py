@@ -11,18 +11,18 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from attlas.schemas.errors import StorageError
 from attlas.schemas.storage.base import Coordinator
+from attlas.schemas.storage.object_conditions import Version, check_conditions
 from attlas.schemas.storage.process import has_ended, this_process
 
 if TYPE_CHECKING:
     from attlas.schemas.storage.object_storage import ObjectStorage
 
-__all__ = ["LEASE", "Fence", "ObjectTurns", "UnconditionalError", "Version"]
+__all__ = ["LEASE", "Fence", "ObjectTurns"]
 
 LEASE = 60.0
 """Seconds without a sign of life after which a writer counts as dead."""
@@ -37,24 +37,6 @@ SETTLE = 1.0
 
 GRAIN = 1.0
 """Seconds by which a server's times may be rounded."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """An object in one state: its bytes, what identifies the state, and the server's time when it was written."""
-
-    data: bytes
-    e_tag: str | None
-    version: str | None
-    written: float | None
-
-    def mode(self) -> dict[str, str]:
-        """Return the state as obstore asks for it."""
-        return {name: told for name in ("e_tag", "version") if (told := getattr(self, name)) is not None}
-
-
-class UnconditionalError(StorageError):
-    """The server says that it knows no conditional writes."""
 
 
 class Fence:
@@ -76,6 +58,15 @@ class Fence:
         for turns in tuple(self._turns):
             turns.confirm()
 
+    @contextmanager
+    def clearing(self, url: str) -> Iterator[None]:
+        """Let go of turns whose lock lies at `url`, where everything is removed inside the ``with``."""
+        with ExitStack() as stack:
+            for turns in tuple(self._turns):
+                if turns.url == url:
+                    stack.enter_context(turns.letting_go())
+            yield
+
 
 class ObjectTurns(Coordinator):
     """Turns of the writers of one store.
@@ -92,6 +83,7 @@ class ObjectTurns(Coordinator):
 
     def __init__(self, storage: "ObjectStorage", lease: float, fence: Fence) -> None:
         self._storage = storage
+        self.url = storage.url
         self._lease = lease
         self._fence = fence
         self._thread = threading.RLock()
@@ -131,7 +123,7 @@ class ObjectTurns(Coordinator):
             self._thread.release()
 
     def _acquire(self, wait: bool) -> bool:
-        _check_conditions(self._storage)
+        check_conditions(self._storage)
         pause, longest = POLLS
         # Most often nobody came in between, and the lock is as this writer left it.
         seen = self._free or self._storage.read(LOCK)
@@ -159,6 +151,8 @@ class ObjectTurns(Coordinator):
         with self._state:
             held, self._held, self._free = self._held, None, None
             lapsed = self._lost or _now() - self._renewed > self._lease
+            if held is None:
+                return False
             try:
                 won, seen = self._storage.put_if(LOCK, self._note(free=True), held)
             except StorageError:
@@ -166,8 +160,7 @@ class ObjectTurns(Coordinator):
                 return lapsed
             if won:
                 self._free = seen
-            # A lock that another has, within the lease, was removed with everything else, by this writer.
-            return lapsed and not won
+            return not won
 
     def _vacant(self, seen: Version | None) -> bool:
         if seen is None:
@@ -218,6 +211,13 @@ class ObjectTurns(Coordinator):
                 self._renew()
             if self._held is not None and (self._lost or _now() - self._renewed > self._lease):
                 raise self._stood_still()
+
+    @contextmanager
+    def letting_go(self) -> Iterator[None]:
+        """Have no lock any more when the ``with`` ends, in which it is removed."""
+        with self._state:
+            yield
+            self._held = self._free = None
 
     def give_sign(self) -> None:
         """Say that this process lives, for all that it holds."""
@@ -305,39 +305,3 @@ def _told(seen: Version) -> dict[str, Any]:
 def _now() -> float:
     """Return seconds that go on while the machine sleeps, where the system counts them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-_PROVED: set[Any] = set()
-
-
-def _check_conditions(storage: "ObjectStorage") -> None:
-    """Find out, once, whether the server keeps to the conditions of a write; some take no notice of them."""
-    if storage.server in _PROVED:
-        return
-    try:
-        keeps = _keeps_conditions(storage.hurried())
-    except UnconditionalError:
-        keeps = False
-    except StorageError:
-        # In no hurry then; if it fails again, the error says why.
-        keeps = _keeps_conditions(storage)
-    if not keeps:
-        raise StorageError(
-            f"writing to {storage.url} failed: this server takes no notice of the conditions of a write "
-            "(If-None-Match, If-Match), which keep two writers apart; record into a local folder and copy that there"
-        )
-    _PROVED.add(storage.server)
-
-
-def _keeps_conditions(storage: "ObjectStorage") -> bool:
-    key = f"probe/{uuid.uuid4().hex}"
-    try:
-        _, first = storage.put_if(key, uuid.uuid4().bytes, None)
-        again, _ = storage.put_if(key, uuid.uuid4().bytes, None)
-        if again or first is None:
-            return False
-        changed, _ = storage.put_if(key, uuid.uuid4().bytes, first)
-        stale, _ = storage.put_if(key, uuid.uuid4().bytes, first)
-        return changed and not stale
-    finally:
-        storage.delete(key)

@@ -182,21 +182,26 @@ def test_what_fails_twice_is_done(storage_behind, s3_proxy, fault, name, result)
 
 
 @pytest.fixture
+def impatient(s3_proxy, s3_url):
+    return ObjectStorage(f"{s3_url}/x.zarr", patience=Patience(0.15, 1, 0.01, 0.05))
+
+
+@pytest.fixture
 def storage_behind(s3_proxy, s3_url):
-    return ObjectStorage(f"{s3_url}/x.zarr", patience=Patience(0.4, 0.4, 0.01, 0.1))
+    return ObjectStorage(f"{s3_url}/x.zarr", patience=Patience(10, 10, 0.01, 0.1))
 
 
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ({"how": "answer"}, r"the server answered 503 Service Unavailable.* to each of \d+ tries in 0\.[3-9]"),
+        ({"how": "answer"}, r"the server answered 503 Service Unavailable.* to each of \d+ tries in [\d.]+ s"),
         (
             {"how": "answer", "status": 500, "body": b""},
             r"the server answered 500 Internal Server Error to each",
         ),
         ({"how": "answer", "status": 429, "body": b""}, r"the server answered 429 Too Many Requests to each of \d+"),
         ({"how": "close"}, r"no whole answer came from http://127.0.0.1:\d+ in .*ATTLAS_RETRY_SECONDS"),
-        ({"how": "delay", "seconds": 0.6}, r"no whole answer came from http://127.0.0.1:\d+ in .*ATTLAS_RETRY_SECONDS"),
+        ({"how": "delay", "seconds": 1.2}, r"no whole answer came from http://127.0.0.1:\d+ in .*ATTLAS_RETRY_SECONDS"),
         (
             {"how": "answer", "status": 403, "body": b""},
             "the server refused access: 403 Forbidden; check the",
@@ -214,21 +219,21 @@ def storage_behind(s3_proxy, s3_url):
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_goes_on_failing_is_an_error_in_words_in_time(storage_behind, s3_proxy, fault, says, name):
+def test_what_goes_on_failing_is_an_error_in_words_in_time(storage_behind, impatient, s3_proxy, fault, says, name):
     storage_behind.put("c.0", DATA)
     s3_proxy.add(**fault, times=10**6)
     began = time.monotonic()
     with pytest.raises(StorageError, match=f"^{name.strip()} of s3://.*/x.zarr failed: {says}") as caught:
-        OPERATIONS[name](storage_behind)
-    assert time.monotonic() - began < 3
+        OPERATIONS[name](impatient)
+    assert time.monotonic() - began < 6
     assert "\n" not in str(caught.value)
     assert "Generic" not in str(caught.value)
 
 
-def test_slow_down_is_told_with_the_servers_own_words(storage_behind, s3_proxy):
+def test_slow_down_is_told_with_the_servers_own_words(impatient, s3_proxy):
     s3_proxy.add("answer", times=10**6)
     with pytest.raises(StorageError, match=r"503 Service Unavailable \(SlowDown: Please reduce your request rate.\)"):
-        storage_behind.get("c.0")
+        impatient.get("c.0")
 
 
 def test_nobody_is_there(s3_url, monkeypatch):
@@ -238,11 +243,11 @@ def test_nobody_is_there(s3_url, monkeypatch):
         storage.get("zarr.json")
 
 
-def test_a_put_whose_answer_is_lost_is_whole_or_not_there(storage_behind, s3_proxy):
+def test_a_put_whose_answer_is_lost_is_whole_or_not_there(storage_behind, impatient, s3_proxy):
     storage_behind.put("c.0", b"before")
     s3_proxy.add("drop", method="PUT", times=10**6)
     with pytest.raises(StorageError, match="^writing c.0"):
-        storage_behind.put("c.0", DATA)
+        impatient.put("c.0", DATA)
     s3_proxy.clear()
     assert storage_behind.get("c.0") == DATA
 
