@@ -1,12 +1,14 @@
 """Which faults are tried: all of them, or a sample that is the same each time."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from faults.damage import DAMAGES
+from faults.damage import DAMAGES, FLIPS, STRANGE
 from faults.interrupt import ERRORS, WITHOUT_CHANGE, Fault, Operation
 from faults.metadata import WHOLE_FILES
 from faults.work import Task
+
+from attlas.schemas.root import ROOT
 
 __all__ = ["FAMILIES", "everything", "sampled"]
 
@@ -34,7 +36,7 @@ def everything(
             for fault in _faults(held, place)
         ],
         "damage": [
-            Task("damage", (sample, file, kind)) for sample, held in files.items() for file in held for kind in DAMAGES
+            Task("damage", (sample, file, kind)) for sample, held in files.items() for file, kind in _damages(held)
         ],
         "fuzz": [Task("fuzz", (sample, case)) for sample in files for case in (*WHOLE_FILES, *range(FUZZED))],
     }
@@ -43,26 +45,36 @@ def everything(
 
 
 def _faults(operations: Sequence[Operation], place: int) -> list[Fault]:
-    """Faults of one recording, the `place`-th: a kill at each operation, an error at each, and others here and there.
+    """Faults of one recording, the `place`-th: a kill at each operation, and errors at most.
 
     A kill that finds the files as the one before it is left out. The three errors take turns, and each recording
-    begins with another: all of them do most of the same operations.
+    begins with another; since all of them do most of the same operations, the later ones have one at every second.
     """
     made = []
+    every = 1 if place < 2 else 2
     for number, operation in enumerate(operations):
         turn = number + place
-        quiet = operation.event in WITHOUT_CHANGE
+        often = 4 * every if operation.event in WITHOUT_CHANGE else every
         if number == 0 or operations[number - 1].event not in WITHOUT_CHANGE:
             made.append(Fault("kill", number))
-        if not quiet or turn % 4 == 0:
-            made.append(Fault(list(ERRORS)[turn % 3], number))
-        if operation.writes and turn % 3 == 0:
+        if turn % often == 0:
+            made.append(Fault(list(ERRORS)[turn // often % 3], number))
+        if operation.writes and turn % 8 < 2:
             made.append(Fault("torn", number))
-        if operation.writes and turn % 3 == 1:
+        if operation.writes and turn % 8 in (2, 3):
             made.append(Fault("short", number))
-        if turn % 16 in (0, 8):
-            made.append(Fault("full" if turn % 16 else "gone", number))
+        if turn % 32 in (0, 16):
+            made.append(Fault("full" if turn % 32 else "gone", number))
     return made
+
+
+def _damages(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each file, and what is done to it: most to the root document, which is one; less to files that are many alike."""
+    for place, file in enumerate(files):
+        root, metadata = file == ROOT, file.endswith(f"/{ROOT}")
+        yield from ((file, kind) for kind in DAMAGES if kind not in STRANGE and kind not in FLIPS)
+        yield from ((file, kind) for kind in (STRANGE if root else STRANGE[place % len(STRANGE) :][:1]))
+        yield from ((file, kind) for kind in FLIPS[: len(FLIPS) if root else 2 if metadata else 4])
 
 
 def sampled(tasks: Sequence[Task], count: int, seed: int = 0) -> list[Task]:

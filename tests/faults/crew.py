@@ -1,5 +1,6 @@
 """Processes that do tasks, each prepared once and without threads, so that it can be forked."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -47,6 +48,9 @@ class Crew:
 @contextmanager
 def crew(workers: int) -> Iterator[Crew]:
     """Start processes; all that they leave goes with them."""
+    # Notices of libraries that they import are of no interest here.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
     with (
         own_scratch(),
         ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=work.ready) as pool,

@@ -20,10 +20,7 @@ from faults.samples import surveyed
 from attlas.schemas import validate_store
 from attlas.schemas.errors import AttlasError
 
-__all__ = ["DAMAGES", "damage", "files_of"]
-
-FLIPS = 4
-"""Bits of each file that are flipped, one at a time."""
+__all__ = ["DAMAGES", "FLIPS", "STRANGE", "damage", "files_of"]
 
 
 def _removed(file: Path, _: np.random.Generator) -> None:
@@ -75,16 +72,22 @@ def _write(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
+FLIPS = tuple(f"flipped {number}" for number in range(64))
+"""One bit of a file, each time another."""
+
+STRANGE = ("fifo", "folder", "endless", "loop")
+"""What is no regular file."""
+
 DAMAGES: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "removed": _removed,
     "halved": _halved,
     "emptied": _emptied,
     "zeroed": _zeroed,
-    **{f"flipped {number}": _flipped for number in range(FLIPS)},
     "fifo": _fifo,
     "folder": _folder,
     "endless": _endless,
     "loop": _loop,
+    **dict.fromkeys(FLIPS, _flipped),
 }
 """What is done to a file, by name."""
 

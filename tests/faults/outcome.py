@@ -57,5 +57,13 @@ class Outcome:
         self.problems.append((kind, text))
 
     def __str__(self) -> str:
-        head = f"{self.scenario}: {self.mode} at {self.number} ({self.operation})"
-        return "\n".join([head, *(f"  {kind}: {text}" for kind, text in self.problems)])
+        return "\n".join([self._head, *(f"  {kind}: {text}" for kind, text in self.problems)])
+
+    def brief(self) -> str:
+        """Give a line for each problem; of a traceback the last."""
+        lines = [(kind, text.strip().splitlines()[-1][:300]) for kind, text in self.problems]
+        return "\n".join([self._head, *(f"  {kind}: {line}" for kind, line in lines)])
+
+    @property
+    def _head(self) -> str:
+        return f"{self.scenario}: {self.mode} at {self.number} ({self.operation})"

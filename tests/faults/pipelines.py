@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 import xarray as xr
-from diffusers.utils.logging import disable_progress_bar
 from faults.children import in_child, quiet_before_forks, scratch
 from matrix.joint_parts import flux
 from tiny_pipelines import make_pipe, unet
@@ -61,7 +62,8 @@ def prepare_forks(example: Callable[[], Any]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     # Bars otherwise start a thread that looks after them.
     tqdm.monitor_interval = 0
-    disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     # The first pictures make and import more than the second.
     small()(prompt="a cat", num_inference_steps=1)
     joint()(prompt="a cat", num_inference_steps=1, height=8, width=8, max_sequence_length=16)

@@ -15,9 +15,6 @@ from faults.report import write_report  # noqa: E402
 from faults.scenarios import SCENARIOS  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-LINES = 12
-"""Of a failure that are printed."""
-
 
 def main() -> int:
     """Try everything; 1 if anything was not as promised."""
@@ -27,14 +24,18 @@ def main() -> int:
     with crew(asked.workers) as hands:
         tasks = everything(hands.operations(SCENARIOS, outcomes), hands.files(), asked.only)
         bad = len(outcomes)
-        tqdm.write("\n".join(map(str, outcomes)))
+        for outcome in outcomes:
+            tqdm.write(outcome.brief())
         tasks = sampled(tasks, asked.sample) if asked.sample else tasks
         with tqdm(total=len(tasks), unit="fault", smoothing=0.02, dynamic_ncols=True) as bar:
             for outcome in hands.perform(tasks):
                 outcomes.append(outcome)
                 bad += bool(outcome.problems)
                 if outcome.problems:
-                    tqdm.write("\n".join(str(outcome).splitlines()[:LINES]))
+                    tqdm.write(outcome.brief())
+                    if asked.log is not None:
+                        with asked.log.open("a", encoding="utf-8") as log:
+                            log.write(f"{outcome}\n\n")
                 bar.set_postfix(bad=bad, refresh=False)
                 bar.update()
     if asked.report is not None:
@@ -48,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="Processes that work side by side.")
     parser.add_argument("--only", action="append", choices=FAMILIES, help="A family of faults; may be repeated.")
     parser.add_argument("--sample", type=int, help="So many faults, spread over all.")
+    parser.add_argument("--log", type=Path, help="File to which all of each failure is added, tracebacks included.")
     parser.add_argument("--report", type=Path, help="Page to write.")
     asked = parser.parse_args()
     asked.only = asked.only or FAMILIES

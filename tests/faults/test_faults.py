@@ -51,6 +51,7 @@ def test_a_disturbed_recording_goes_on_and_ends_as_an_undisturbed_one(hands, pla
 def test_damaged_files_are_found_and_never_read_as_numbers(hands):
     tasks = everything({}, hands.files(), ("damage",))
     assert {task.arguments[2] for task in tasks} == set(DAMAGES)
+    assert len({task.arguments[:2] for task in tasks}) > 300
     outcomes = check(hands, sampled(tasks, DAMAGED))
     assert sum(outcome.runs for outcome in outcomes)
 

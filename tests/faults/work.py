@@ -1,5 +1,6 @@
 """What one process of the harness does: prepared once, then one fault after the other."""
 
+import multiprocessing
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,8 @@ class Task:
 
 def ready() -> None:
     """Prepare this process, which must have one thread alone."""
+    # Locks that children make have no name then, so that those of killed ones leave nothing to clear away.
+    multiprocessing.set_start_method("fork", force=True)
     prepare()
 
 
