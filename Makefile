@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 OUT    ?= demo-out
 SOURCES := $(shell git ls-files -co --exclude-standard 'schemas/*' 'recorder/*' 'analysis/*' 'dashboards/*' 2>/dev/null)
 
-.PHONY: help demo test lint bench install browser pages clean
+.PHONY: help demo test lint soak bench install browser pages clean
 
 help:
 	@echo "make demo    record, score and show two small trained models ($(OUT)/)"
 	@echo "make test    everything that CI runs"
 	@echo "make lint    ruff and mypy only"
+	@echo "make soak    every fault that a recording or a store can meet; writes docs/reliability.md"
 	@echo "make bench   measurements: size, overhead, speed"
 	@echo "make pages   what the commands on docs/recording.md print now"
 
@@ -44,6 +45,10 @@ test: lint browser
 # The browser tests drive Debian's chromium.
 browser:
 	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
+
+# About three quarters of an hour on two cores; a sample of it is among the tests.
+soak: install
+	$(BIN)/python tests/faults/soak.py --workers 2 --report docs/reliability.md
 
 # With every core, as a user's model runs; the tests share them out.
 bench: install
