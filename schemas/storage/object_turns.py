@@ -160,7 +160,8 @@ class ObjectTurns(Coordinator):
                 return lapsed
             if won:
                 self._free = seen
-            return not won
+            # Within the lease nobody takes it; but once it is free another may, before the answer is read.
+            return lapsed and not won
 
     def _vacant(self, seen: Version | None) -> bool:
         if seen is None:

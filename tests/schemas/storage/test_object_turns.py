@@ -84,6 +84,19 @@ def test_a_thread_that_has_the_turn_may_take_it_again(url):
         assert mine
 
 
+def test_another_may_come_before_it_is_known_that_the_turn_is_free(s3_proxy, url):
+    one, other = storage_at(url).coordinator(), storage_at(url).coordinator()
+    with one.turn():
+        count(storage_at(url), one, 1)
+        # The server frees the lock, the answer is lost, and the next try comes too late.
+        s3_proxy.add("lose", method="PUT", path="/lock")
+        s3_proxy.add("delay", method="PUT", path="/lock", seconds=1)
+        thread = threading.Thread(target=count, args=(storage_at(url), other, 1))
+        thread.start()
+    thread.join()
+    assert storage_at(url).get("count") == b"2"
+
+
 def test_who_does_not_wait_goes_without(url):
     one, other = storage_at(url).coordinator(), storage_at(url).coordinator()
     with one.turn():
