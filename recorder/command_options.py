@@ -4,7 +4,7 @@ Everything is checked before the model is loaded, as far as the pipeline's class
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Asked:
     """A loaded pipeline, and what it is to draw."""
 
     pipe: Any
-    requests: list[dict[str, Any]]
+    requests: Sequence[dict[str, Any]]
     annotate: Any
 
 
@@ -177,9 +177,10 @@ def _list(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _requests(accepted: tuple[str, ...], name: str, options: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:
+def _requests(accepted: tuple[str, ...], name: str, options: dict[str, Any]) -> tuple[Sequence[dict[str, Any]], Any]:
+    from attlas.recorder.file_values import read_mask, read_picture
     from attlas.recorder.pipelines import demo_requests
-    from attlas.recorder.request_files import read_mask, read_picture, read_requests
+    from attlas.recorder.request_files import SharedRequests, read_requests
 
     shared: dict[str, Any] = {}
     for key, path in _pairs("--image", options["images"]):
@@ -192,26 +193,12 @@ def _requests(accepted: tuple[str, ...], name: str, options: dict[str, Any]) -> 
     shared |= {key: value for key, value in given.items() if value is not None}
     masks = dict(_mask(key, read_mask(path, f"--mask {key}")) for key, path in _pairs("--mask", options["masks"]))
     annotate = None
+    requests: Sequence[dict[str, Any]] = [{"prompt": prompt} for prompt in options["prompts"]] or [{}]
     if options["file"] is not None:
         requests = read_requests(options["file"], accepted)
     elif options["samples"] is not None:
         requests, annotate = demo_requests(name, options["samples"])
-    else:
-        requests = [{"prompt": prompt} for prompt in options["prompts"]]
-        if not requests:
-            requests = [{}]
-    made = [_merged(request, shared, masks) for request in requests]
-    if not options["seeds"]:
-        return [{"seed": 0, **request} if "generator" not in request else request for request in made], annotate
-    return [{**request, "seed": seed} for request in made for seed in options["seeds"]], annotate
-
-
-def _merged(request: dict[str, Any], shared: dict[str, Any], masks: dict[str, Any]) -> dict[str, Any]:
-    """Return a request with what the flags say of all; a flag comes before the file."""
-    merged = {**request, **shared}
-    if masks:
-        merged["annotations"] = {**masks, **merged.get("annotations", {})}
-    return merged
+    return SharedRequests(requests, shared, masks, options["seeds"]), annotate
 
 
 def _mask(given: str, values: Any) -> tuple[str, Annotation]:

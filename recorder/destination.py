@@ -43,15 +43,21 @@ def storing(path: Target, what: str) -> Iterator[None]:
     """Turn an error of the disk into one that says what it means for the recording."""
     try:
         yield
+    except (StorageError, StoreNotFoundError) as err:
+        raise _failed(path, what, err) from err
+    except AttlasError:
+        raise
     except OSError as err:
-        if isinstance(err, AttlasError) and not isinstance(err, StorageError | StoreNotFoundError):
-            raise
-        if isinstance(path, str | Path) and _gone(path):
-            raise ObservationError(f"the store {path} vanished while {what} was recorded; record again") from err
-        raise ObservationError(
-            f"writing {what} to {name_of(path)} failed: {err}; complete runs there are intact: mend the cause "
-            "and record again, it goes on where it stopped"
-        ) from err
+        raise _failed(path, what, err) from err
+
+
+def _failed(path: Target, what: str, err: Exception) -> ObservationError:
+    if isinstance(path, str | Path) and _gone(path):
+        return ObservationError(f"the store {path} vanished while {what} was recorded; record again")
+    return ObservationError(
+        f"writing {what} to {name_of(path)} failed: {err}; complete runs there are intact: mend the cause and record "
+        "again, it goes on where it stopped"
+    )
 
 
 def _gone(path: str | Path) -> bool:
@@ -62,8 +68,10 @@ def _gone(path: str | Path) -> bool:
         return False
 
 
-def open_matching(path: Target, manifest: Manifest) -> Store | None:
+def open_matching(path: Target, manifest: Manifest, *, durable: bool = True) -> Store | None:
     """Open the store at `path` if one is there, and check that `manifest` may be recorded into it.
+
+    `durable` says whether writing waits for the disk.
 
     Raises
     ------
@@ -77,7 +85,7 @@ def open_matching(path: Target, manifest: Manifest) -> Store | None:
         return path
     if not isinstance(path, str | Path):
         return None
-    storage = open_storage(path)
+    storage = open_storage(path, durable=durable)
     if not storage.writable:
         raise InvalidValueError(
             f"{path} can only be read; a recording needs a folder or an object store (s3://, gs://, az://)"
@@ -87,7 +95,7 @@ def open_matching(path: Target, manifest: Manifest) -> Store | None:
             _check_parent(storage.folder)
         if storage.folder is None or not storage.folder.exists() or Notes(storage).half_made:
             return None
-    store = open_store(path)
+    store = open_store(path, durable=durable)
     _check_manifest(store, manifest)
     return store
 
@@ -103,6 +111,8 @@ def make_store(
     frames: int | None,
     vocabulary: Vocabulary | None,
     fill: Callable[[Store], None],
+    *,
+    durable: bool = True,
 ) -> Store:
     """Create the store; of two recorders that begin at once the second finds the first's.
 
@@ -123,11 +133,12 @@ def make_store(
             frames=frames,
             vocabulary=vocabulary,
             fill=fill,
+            durable=durable,
         )
     except StoreExistsError:
         if not isinstance(path, str | Path):
             raise
-    store = open_store(path)
+    store = open_store(path, durable=durable)
     _check_manifest(store, manifest)
     return store
 

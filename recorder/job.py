@@ -1,6 +1,6 @@
 """One recorded call of a pipeline: its rows in the store, its writer, and what is written when the picture is there."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from attlas.recorder.take import Geometry
 from attlas.recorder.vocabulary import key_projection
 from attlas.schemas import Leaf, Manifest, Store
 from attlas.schemas.errors import CaptureError, ObservationError, RunTakenError
-from attlas.schemas.records import RunRecord
 from attlas.schemas.vocabulary import Vocabulary
 from attlas.schemas.words import covered, spans
 
@@ -33,8 +32,8 @@ Annotate = Callable[[dict[str, Any], NDArray[np.uint8]], Mapping[str, Any]]
 class Job:
     """The runs that one call of the pipeline makes.
 
-    The pipeline's thread only looks and copies; claiming rows, encoding and writing happen in the writer's thread,
-    which alone touches the store's rows.
+    The pipeline's thread only looks and copies; encoding and writing happen in the writer's thread, which alone touches
+    what is stored in the rows.
 
     Parameters
     ----------
@@ -46,12 +45,19 @@ class Job:
         The writer's queue.
     request
         What is asked of the pipeline.
-    wanted
-        Ids of the runs to write; others of the batch are complete already.
+    rows
+        Row of each run to write, by its id; others of the batch are not written. Where the first denoiser call is to
+        make the store, rows are claimed then.
     capacity
         Runs still to come, so that the store grows once.
     vocabulary
         Words that a new store holds.
+    opened
+        Called with the store when rows are claimed in it.
+    durable
+        Whether writing waits for the disk.
+    settle
+        Whether runs are to be seen by readers as soon as they are complete, and not with the next ones.
     """
 
     def __init__(
@@ -62,11 +68,16 @@ class Job:
         store: Store | None,
         sink: Sink,
         request: Request,
-        wanted: Collection[str],
+        rows: Mapping[str, int | None],
         capacity: int,
         vocabulary: Vocabulary | None,
+        opened: Callable[[Store], None],
+        *,
+        durable: bool,
+        settle: bool,
     ) -> None:
         self._vocabulary = vocabulary
+        self._settle = settle
         self.store = store
         self.done = False
         self._subject = subject
@@ -74,9 +85,11 @@ class Job:
         self._path = path
         self._sink = sink
         self._request = request
-        self._wanted = wanted
+        self._wanted = frozenset(rows)
         self._capacity = capacity
-        self._rows: list[int | None] = []
+        self._opened = opened
+        self._durable = durable
+        self._rows = [rows.get(run) for run in request.ids]
         self._scribe: Scribe | None = None
         self._cancelled = False
         self._labelled: dict[tuple[int, bool, int], TokenLabels] = {}
@@ -94,12 +107,29 @@ class Job:
             None if reference is None else (reference[0], reference[1]),
             geometry.frames,
         )
+        new = self.store is None
         with storing(self._path, "the store"):
             if self.store is None:
-                self.store = make_store(self._path, self._manifest, *fit, self._vocabulary, self._fill)
+                self.store = make_store(
+                    self._path, self._manifest, *fit, self._vocabulary, self._fill, durable=self._durable
+                )
             check_geometry(self.store, *fit)
-        self._put(partial(self._claim, self.store))
+            if new:
+                self._claim(self.store)
+        self._opened(self.store)
+        self._put(partial(self._begin, self.store))
         return self._deliver
+
+    def _claim(self, store: Store) -> None:
+        request = self._request
+        places = [place for place, run in enumerate(request.ids) if run in self._wanted]
+        rows = store.claim_all([request.records[place] for place in places], capacity=self._capacity)
+        for place, row in zip(places, rows, strict=True):
+            if not isinstance(row, RunTakenError):
+                self._rows[place] = row
+        for row in rows:
+            if isinstance(row, RunTakenError):
+                raise row
 
     def _fill(self, store: Store) -> None:
         """Put into a new store what belongs to no run: W_k of leaves that hold it."""
@@ -210,18 +240,7 @@ class Job:
 
     # In the writer's thread
 
-    def _claim(self, store: Store) -> None:
-        request = self._request
-        places = [place for place, run in enumerate(request.ids) if run in self._wanted]
-        runs = [
-            RunRecord(request.ids[place], request.seeds[place], request.prompts[place] or "", request.text)
-            for place in places
-        ]
-        self._rows = [None] * request.pictures
-        for place, row in zip(places, store.claim_all(runs, capacity=self._capacity), strict=True):
-            if isinstance(row, RunTakenError):
-                raise row
-            self._rows[place] = row
+    def _begin(self, store: Store) -> None:
         self._scribe = Scribe(store, self._rows)
 
     def _write(self, copied: Copied) -> None:
@@ -261,7 +280,7 @@ class Job:
             if self._request.references is not None:
                 store.write_reference(row, self._request.references[place])
             store.write_annotations(row, annotations[place])
-        store.complete_runs([row for row in self._rows if row is not None])
+        store.complete_runs([row for row in self._rows if row is not None], settle=self._settle)
         self.done = True
         self._scribe = None
 

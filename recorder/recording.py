@@ -1,35 +1,30 @@
 """The recorder: runs a pipeline under observation and writes what its attention did into a store."""
 
-import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from torch import nn
-
 from attlas.recorder.capture import Capture
-from attlas.recorder.describe import describe
-from attlas.recorder.destination import Target, name_of, open_matching, storing, text_room
+from attlas.recorder.claims import Claims
+from attlas.recorder.destination import Target, storing, text_room
 from attlas.recorder.job import Annotate, Job
-from attlas.recorder.ledger import check_role_holders, missing_runs, next_label
-from attlas.recorder.models.inventory import Subject, compiles, select
+from attlas.recorder.ledger import check_role_holders, next_label
 from attlas.recorder.observe import Watch
-from attlas.recorder.probe import Probe, changed, probe
+from attlas.recorder.observed import Observed, check_compiled
 from attlas.recorder.requests import Request, accepted_arguments, prepare
 from attlas.recorder.sink import Sink
 from attlas.recorder.take import Take
 from attlas.recorder.vocabulary import embed
-from attlas.schemas import Manifest, Store
-from attlas.schemas.errors import AttlasError, InvalidValueError, NotRecordedError, ObservationError, StoreMismatchError
+from attlas.schemas import Store
+from attlas.schemas.errors import InvalidValueError, NotRecordedError, ObservationError, RunTakenError
 from attlas.schemas.vocabulary import Vocabulary
 
 __all__ = ["Annotate", "Recorder"]
 
 QUEUE_BYTES = 16 * 2**20
 """Copies on their way to the writer; the pipeline waits when there are more."""
-
-_observed: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 class Recorder:
@@ -44,13 +39,16 @@ class Recorder:
     pipe
         A diffusers pipeline. Calls of ``pipe`` itself are not recorded, only those of the recorder.
     path
-        Folder of the store: a new one, or one with recordings of the same pipeline and capture, which is added to;
-        or an open store. None keeps the store in memory.
+        Folder or URL (``s3://``, ``gs://``, ``az://``) of the store: a new one, or one with recordings of the same
+        pipeline and capture, which is added to; or an open store. None keeps the store in memory.
     capture
         What to keep; ``Capture()`` by default.
     annotate
         Called as ``annotate(request, picture)`` after each picture (uint8 (rows, columns, RGB)); what it returns
         is stored with the run, over what the request gave under the same name.
+    durable
+        Whether a run is flushed to the disk of this machine before it counts as complete. Without it recording is
+        faster on slow disks, and a loss of power may take runs that were called complete, or damage them.
 
     Raises
     ------
@@ -78,69 +76,74 @@ class Recorder:
         capture: Capture | None = None,
         *,
         annotate: Annotate | None = None,
+        durable: bool = True,
     ) -> None:
         self._pipe = pipe
         self._path = path
+        self._durable = durable
         self._capture = capture or Capture()
         self._annotate = annotate
-        self._store: Store | None = None
-        self._subject: Subject | None = None
-        self._manifest: Manifest | None = None
+        self._claims = Claims(path, durable=durable)
+        self._observed: Observed | None = None
         self._sink: Sink | None = None
         self._jobs: list[Job] = []
+        self._label: int | None = None
+        self._unsaid: BaseException | None = None
         self._vocabulary: Vocabulary | None = None
-        self._probe: Probe = {}
 
     def __enter__(self) -> Self:
         """Check all that can be checked before the pipeline runs."""
         if self._pipe is None:
             raise ObservationError("this recorder was left and let go of its pipeline; make a new one")
-        subject = select(self._pipe, self._capture)
-        if subject.denoiser in _observed:
-            raise ObservationError(
-                f"this {type(self._pipe).__name__} is being recorded already; leave the first Recorder before "
-                "entering another"
-            )
-        self._open(subject)
-        self._subject = subject
-        _observed.add(subject.denoiser)
+        observed = Observed(self._pipe, self._capture)
+        self._open(observed)
+        observed.begin()
+        self._observed = observed
         return self
 
-    def _open(self, subject: Subject) -> None:
-        """Note what the pipeline is, and look what is at the path."""
-        self._manifest = describe(self._pipe, self._capture, subject.kinds)
-        self._probe = probe(self._pipe)
-        self._store = open_matching(self._path, self._manifest)
-        if self._capture.vocabulary is not None and self._store is None:
+    def _open(self, observed: Observed) -> None:
+        """Look what is at the path."""
+        self._claims.open(observed.manifest)
+        if self._capture.vocabulary is not None and self._claims.store is None:
             self._vocabulary = embed(self._pipe, tuple(self._capture.vocabulary))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Let go of the pipeline, and finish the store if it has one."""
-        subject, self._subject, self._pipe, self._annotate = self._subject, None, None, None
-        if subject is not None:
-            _observed.discard(subject.denoiser)
-        with ExitStack() as stack:
-            stack.callback(self._stop)
+        observed, self._observed, self._pipe, self._annotate = self._observed, None, None, None
+        if observed is not None:
+            observed.end()
+        failed = error
+        try:
             if error is None:
-                self.flush()
-        if self._store is None:
-            return
-        if error is None:
-            with storing(self._path, "the end"):
-                self._store.finish()
-            return
-        # The error that is on its way says more than a second one from the store would.
-        with suppress(OSError, KeyError, AttlasError):
-            self._store.finish()
+                self.drain()
+            elif (unsaid := self._writer_error(error)) is not None:
+                error.add_note(f"an earlier run was not stored, either: {unsaid}")
+        except BaseException as err:
+            failed = err
+            raise
+        finally:
+            self._unsaid = None
+            self._stop()
+            self._claims.end(quietly=failed is not None)
 
     @property
     def store(self) -> Store:
         """The store; it exists once the first call has begun, or the path held one."""
-        if self._store is None:
+        if self._claims.store is None:
             raise NotRecordedError("nothing is recorded yet: call the recorder inside its 'with'")
-        return self._store
+        return self._claims.store
+
+    @property
+    def found(self) -> Store | None:
+        """The store, or None where it is not there yet."""
+        return self._claims.store
+
+    @property
+    def far(self) -> bool:
+        """Whether each look at the store is a request to a server."""
+        return self._claims.far
 
     def __call__(
         self,
@@ -168,29 +171,52 @@ class Recorder:
         id
             Label of the run.
         """
-        subject = self._entered()
+        self._entered()
         given = {**dict(zip(accepted_arguments(self._pipe), args, strict=False)), **arguments}
         extra = {"seed": seed, "annotations": annotations, "id": id}
         request = {**given, **{key: value for key, value in extra.items() if value is not None}}
-        prepared = prepare(subject, request, next_label(self._store))
-        missing = self.unfinished([prepared])
-        if not missing:
-            raise StoreMismatchError(f"run {prepared.ids[0]!r} of {name_of(self._path)} is complete; choose another id")
-        return self.run(*missing[0])
+        prepared, wanted = self._claimed(request, numbered=id is None)
+        output = self.run(prepared, wanted)
+        self._label = None if self._label is None else self._label + 1
+        return output
 
-    def prepare(self, request: Mapping[str, Any], name: str) -> Request:
-        """Check a request without running it; `name` is its id where it has none."""
-        return prepare(self._entered(), request, name)
+    def _claimed(self, request: Mapping[str, Any], *, numbered: bool) -> tuple[Request, list[str]]:
+        """Prepare a request and claim its runs; one without an id of its own gets the next that is free."""
+        if self._label is None:
+            self._label = int(next_label(self._claims.store))
+        while True:
+            prepared = self.prepare(request, f"{self._label:04d}")
+            check_role_holders(self._claims.store, [prepared])
+            refused = self.claim([prepared])
+            wanted = [run for run in prepared.ids if run not in refused]
+            if wanted and all(error.why == "complete" for error in refused.values()):
+                return prepared, wanted
+            self._claims.give_back()
+            if not numbered:
+                raise next(iter(refused.values()))
+            self._label += 1
 
-    def unfinished(self, requests: Iterable[Request]) -> list[tuple[Request, list[str]]]:
-        """Find the requests that are not wholly in the store, each with the ids of the runs that it lacks."""
-        requests = list(requests)
-        if self._store is not None:
-            self.flush()
-        check_role_holders(self._store, requests)
-        if self._store is None:
-            return [(request, list(request.ids)) for request in requests]
-        return missing_runs(self._store, requests)
+    def prepare(self, request: Mapping[str, Any], name: str, *, read: bool = True) -> Request:
+        """Check a request without running it; `name` is its id where it has none. See `prepare` of requests."""
+        return prepare(self._entered().subject, request, name, read=read)
+
+    def wait_for_store(self, waiting: Callable[[], None]) -> bool:
+        """Return whether the store is there; if not, this recorder is to draw the first run.
+
+        Of several recorders that begin a store together one makes it, in its first denoiser call. The others wait for
+        it here, so that nothing is drawn twice; `waiting` is called meanwhile.
+        """
+        self._entered()
+        return self._claims.wait(waiting)
+
+    def claim(self, requests: Sequence[Request], capacity: int = 1) -> dict[str, RunTakenError]:
+        """Claim the runs of prepared requests for this recorder, and say of each that cannot be had why.
+
+        `capacity` is the number of runs still to come. Where the store is not there, the first run makes it, and
+        nothing is refused.
+        """
+        self.wait_for_store(_nothing)
+        return self._claims.claim([record for request in requests for record in request.records], capacity)
 
     def run(
         self,
@@ -203,58 +229,110 @@ class Recorder:
     ) -> Any:
         """Run a prepared request, record its runs `wanted`, and return the pipeline's output.
 
-        `capacity` is the number of runs still to come; `ticked` is called after each denoiser call with the number
-        of calls of the run. Without `wait`, the writer may still be at work on this run while the next one is made;
-        `flush` waits for it.
+        Runs that `claim` did not get are claimed first. `capacity` is the number of runs still to come; `ticked` is
+        called after each denoiser call with the number of calls of the run. Without `wait`, the writer may still be at
+        work on this run while the next one is made; `flush` waits for it, and readers may see it only then.
+
+        Raises
+        ------
+        RunTakenError
+            If one of the runs cannot be had; nothing is drawn then, or in a new store one denoiser call.
         """
-        subject, manifest = self._look_again()
-        if self._sink is None or self._sink.stopped:
-            self._sink = Sink(QUEUE_BYTES)
-        job = Job(subject, manifest, self._path, self._store, self._sink, request, wanted, capacity, self._vocabulary)
+        observed = self._entered()
+        if observed.look_again(stored=self._claims.store is not None):
+            self._open(observed)
+        subject = observed.subject
+        if self._unsaid is not None or (self._sink is not None and self._sink.stopped):
+            self.drain()
+        self.wait_for_store(_nothing)
+        rows = self._claims.take([record for record in request.records if record.run in wanted], capacity)
+        sink = self._sink = self._sink or Sink(QUEUE_BYTES)
+        job = Job(
+            subject,
+            observed.manifest,
+            self._path,
+            self._claims.store,
+            sink,
+            request,
+            rows,
+            capacity,
+            self._vocabulary,
+            self._claims.opened,
+            durable=self._durable,
+            settle=wait,
+        )
         self._jobs = [*(other for other in self._jobs if not other.done), job]
         # Where words are kept, the store does not tell how long the text was that they stood in.
         whole = isinstance(self._capture.keys, str)
-        places = None if self._store is None or not whole else text_room(self._store)
+        places = None if self._claims.store is None or not whole else text_room(self._claims.store)
         take = Take(subject, request.arguments, request.pictures, job.words, places, job.open, ticked or _ignore)
         paths = {site.path for site in subject.sites}
         with ExitStack() as always, ExitStack() as failing:
-            always.callback(take.forget)
             always.callback(self._keep_store, job)
-            failing.callback(self._give_up, job)
+            always.callback(take.forget)
+            failing.push(partial(self._give_up, job))
             compiled = subject.compiled
             with ExitStack() as watching:
                 for denoiser in subject.denoisers:
                     watch = Watch(denoiser, paths, take.note, begin=take.begin, end=take.end, compiled=compiled)
                     watching.enter_context(watch)
                 # Whatever else goes wrong when hooks are traced is a consequence of it.
-                watching.callback(_check_compiled, subject)
+                watching.callback(check_compiled, subject)
                 output = subject.pipe(**request.pipeline_arguments())
             clock = take.check_finished()
-            self._check_weights()
+            observed.check_weights()
             try:
                 job.complete(clock, take.tokens, output, self._annotate)
             except InvalidValueError:
                 # A picture that cannot be stored is often a consequence: what the writer found wrong comes first.
-                self._sink.drain()
+                sink.drain()
                 raise
             if wait:
-                self._sink.drain()
+                sink.drain()
             failing.pop_all()
         return output
 
     def flush(self) -> None:
-        """Wait until everything that was recorded is in the store, and raise what went wrong on the way."""
-        if self._sink is not None:
-            self._sink.drain()
+        """Wait until everything that was recorded is in the store for all to see; raise what went wrong on the way."""
+        self.drain()
+        if self._claims.store is not None:
+            with storing(self._path, "what is finished"):
+                self._claims.store.settle()
 
-    def _give_up(self, job: Job) -> None:
+    def drain(self) -> None:
+        """Wait until the writer has nothing to do, and raise what went wrong."""
+        unsaid, self._unsaid = self._unsaid, None
+        if self._sink is not None:
+            self._sink.settle()
+            if self._sink.stopped:
+                unsaid = unsaid or self._sink.error
+                self._stop()
+        if unsaid is not None:
+            raise unsaid
+
+    def _give_up(
+        self, job: Job, _kind: type[BaseException] | None, error: BaseException | None, _traceback: object
+    ) -> None:
         """Drop what is queued of a run that failed; earlier runs are still written, where the writer lives."""
+        if error is None:
+            return
         job.cancel()
         if self._sink is not None:
             self._sink.settle()
             if self._sink.stopped:
+                self._unsaid = self._writer_error(error)
                 self._stop()
         job.release()
+
+    def _writer_error(self, on_its_way: BaseException) -> BaseException | None:
+        """Return what went wrong in the writer, unless that is what is on its way to the caller."""
+        found = self._unsaid
+        if self._sink is not None and self._sink.stopped:
+            found = found or self._sink.error
+        error: BaseException | None = on_its_way
+        while error is not None and error is not found:
+            error = error.__cause__ or error.__context__
+        return None if error is found else found
 
     def _stop(self) -> None:
         """End the writer and give back the rows of runs that are not complete."""
@@ -265,65 +343,26 @@ class Recorder:
         for job in self._jobs:
             job.release()
         self._jobs = []
+        self._claims.end_first()
+        self._claims.give_back()
 
     def _keep_store(self, job: Job) -> None:
-        self._store = job.store
+        """Note the store that a run made, also where the run failed then."""
+        if job.store is not None:
+            self._claims.opened(job.store)
+        self._claims.end_first()
 
-    def _look_again(self) -> tuple[Subject, Manifest]:
-        """Select anew, because anything of the pipeline may have been changed or replaced since the last call."""
-        (held, manifest), pipe = self._begun(), self._pipe
-        subject = select(pipe, self._capture)
-        if subject.denoiser is not held.denoiser:
-            if subject.denoiser in _observed:
-                raise ObservationError(
-                    f"the {subject.family.denoiser} that {type(pipe).__name__} now has is being recorded already; "
-                    "leave the other Recorder first"
-                )
-            _observed.discard(held.denoiser)
-            _observed.add(subject.denoiser)
-        self._subject = subject
-        weights = changed(self._probe, probe(pipe))
-        now = describe(pipe, self._capture, subject.kinds, manifest.model_digest)
-        lines = ([f"weights: {weights}"] if weights else []) + manifest.differences(now)
-        if lines and self._store is not None:
-            raise StoreMismatchError(
-                f"{type(pipe).__name__} is not what it was when its recording began ({'; '.join(lines)}), and a store "
-                "is of one model, sampler and capture: undo the change, or leave this Recorder and enter one with a "
-                "store of its own"
-            )
-        if lines:
-            # Nothing is recorded yet.
-            self._open(subject)
-        return self._begun()
-
-    def _check_weights(self) -> None:
-        """Say that weights were changed while they computed."""
-        different = changed(self._probe, probe(self._pipe))
-        if different:
-            raise ObservationError(
-                f"{different} after the run: weights were changed while they were recorded (by a callback, an adapter, "
-                "or another thread); change them between two recordings"
-            )
-
-    def _entered(self) -> Subject:
-        return self._begun()[0]
-
-    def _begun(self) -> tuple[Subject, Manifest]:
-        if self._subject is None or self._manifest is None:
+    def _entered(self) -> Observed:
+        if self._observed is None:
             raise ObservationError(
                 "the recorder records only inside its 'with': with Recorder(pipe, path) as rec: rec(...)"
             )
-        return self._subject, self._manifest
-
-
-def _check_compiled(subject: Subject) -> None:
-    """Say that torch.compile came in while the denoiser was watched as one without it."""
-    if compiles(subject.pipe, subject.family) != subject.compiled:
-        raise ObservationError(
-            f"the {subject.family.denoiser} was {'un' if subject.compiled else ''}compiled while it was recorded; "
-            "compile it before the run"
-        )
+        return self._observed
 
 
 def _ignore(total: int) -> None:
     """Take no notice of a denoiser call."""
+
+
+def _nothing() -> None:
+    """Wait without a word."""

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,32 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from attlas.recorder.file_values import FileValue, has_files, with_files_read
 from attlas.recorder.models.families import pictures_of
 from attlas.recorder.models.inventory import Subject
 from attlas.recorder.pictures import reference_pictures
 from attlas.schemas.annotations import Annotation, check_annotations
 from attlas.schemas.errors import InvalidValueError, unknown_name
+from attlas.schemas.records import RunRecord, check_run_id, check_text
 from attlas.schemas.words import has_word
 
-__all__ = ["EXTRA_KEYS", "Request", "accepted_arguments", "canonical", "prepare"]
+__all__ = ["EXTRA_KEYS", "Draft", "Request", "accepted_arguments", "canonical", "prepare"]
 
 EXTRA_KEYS = ("seed", "annotations", "id")
 """Keys of a request that are not arguments of the pipeline."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What tells a request among others: the ids of its runs, its text, and the roles of annotations of each picture.
+
+    ``files`` says that some of its values lie in files, which stand in the text by their names.
+    """
+
+    ids: tuple[str, ...]
+    text: str
+    roles: tuple[Mapping[str, str | None], ...]
+    files: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,18 @@ class Request:
     def pictures(self) -> int:
         """Pictures that the request makes, each a run."""
         return len(self.ids)
+
+    @property
+    def draft(self) -> Draft:
+        """What is needed of it to check others."""
+        roles = tuple({name: own.role for name, own in each.items()} for each in self.annotations)
+        return Draft(self.ids, self.text, roles, has_files(self.given))
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """What a store notes of each run before it is drawn."""
+        told = zip(self.ids, self.seeds, self.prompts, strict=True)
+        return tuple(RunRecord(run, seed, prompt or "", self.text) for run, seed, prompt in told)
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """Return the pipeline's arguments, with fresh generators where there is a seed."""
@@ -74,8 +102,13 @@ def accepted_arguments(pipe: Any) -> tuple[str, ...]:
 
 def _parameters(pipe: Any) -> dict[str, inspect.Parameter]:
     """Arguments of the pipeline by name."""
+    return _parameters_of(pipe if isinstance(pipe, type) else type(pipe))
+
+
+@lru_cache(maxsize=16)
+def _parameters_of(pipeline: type) -> dict[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
-    for cls in (pipe if isinstance(pipe, type) else type(pipe)).__mro__:
+    for cls in pipeline.__mro__:
         if "__call__" not in vars(cls):
             continue
         parameters = inspect.signature(vars(cls)["__call__"]).parameters.values()
@@ -87,8 +120,10 @@ def _parameters(pipe: Any) -> dict[str, inspect.Parameter]:
     return found
 
 
-def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
+def prepare(subject: Subject, request: Mapping[str, Any], name: str, *, read: bool = True) -> Request:
     """Check `request` as far as it can be without running it; `name` is its id where it has none.
+
+    Without `read`, values that lie in files stay there: the request can be compared with others, but not be drawn.
 
     Raises
     ------
@@ -96,34 +131,52 @@ def prepare(subject: Subject, request: Mapping[str, Any], name: str) -> Request:
         If a key is no argument of the pipeline.
     InvalidValueError
         If a value cannot be used: seed and generator together, a latent output, an annotation whose role needs other
-        values, a mask of another size than the picture (where the request tells the size).
+        values, a mask of another size than the picture (where the request tells the size), an id or text that cannot
+        be stored.
     """
+    if not isinstance(request, Mapping):
+        raise InvalidValueError(f"a request is {type(request).__name__}; a dictionary of pipeline arguments is needed")
     accepted = accepted_arguments(subject.pipe)
     for key in request:
         if key not in accepted:
             raise unknown_name("request key", key, accepted, where=f"a request for {type(subject.pipe).__name__}")
-    request = _labelled(_meant(subject.pipe, request))
+    request = _labelled(_meant(subject.pipe, with_files_read(request) if read else request))
     arguments = {key: value for key, value in request.items() if key not in EXTRA_KEYS}
     if arguments.get("output_type") == "latent":
         raise InvalidValueError("output_type 'latent' makes no picture to store; 'pil', 'np' and 'pt' are accepted")
     pictures = pictures_of(subject.family, arguments)
     prompts = _spread("prompt", arguments.get("prompt"), pictures)
     _check_words(subject, prompts)
-    base = str(request.get("id") or name)
-    references = reference_pictures(subject.family, arguments, pictures)
+    ids = _ids(request.get("id"), name, pictures)
+    away = has_files(arguments.get(subject.family.reference or ""))
+    references = None if away else reference_pictures(subject.family, arguments, pictures)
     annotations = _annotations(request.get("annotations"), pictures)
-    _check_annotations(subject, arguments, annotations, references)
+    if not away:
+        _check_annotations(subject, arguments, annotations, references)
+    text = canonical({key: value for key, value in request.items() if key != "id"})
+    check_text(text, f"request {ids[0]!r}")
     return Request(
         given=dict(request),
         arguments=arguments,
-        ids=(base,) if pictures == 1 else tuple(f"{base}-{index}" for index in range(pictures)),
+        ids=ids,
         seeds=_seeds(request, pictures),
         prompts=prompts,
         negatives=_spread("negative_prompt", arguments.get("negative_prompt"), pictures),
         annotations=annotations,
         references=None if references is None else tuple(references),
-        text=canonical({key: value for key, value in request.items() if key != "id"}),
+        text=text,
     )
+
+
+def _ids(given: Any, name: str, pictures: int) -> tuple[str, ...]:
+    """Ids of the runs of a request, one for each picture."""
+    base = name if given is None else given
+    if isinstance(base, bool) or not isinstance(base, str | int | np.integer):
+        raise InvalidValueError(f"the id of a request is {type(base).__name__}; text is needed, or a whole number")
+    ids = (str(base),) if pictures == 1 else tuple(f"{base}-{index}" for index in range(pictures))
+    check_run_id(str(base))
+    check_run_id(ids[-1])
+    return ids
 
 
 def _meant(pipe: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +264,8 @@ def _check_annotations(
     size = _picture_size(subject, arguments)
     reference = None if references is None else references[0].shape[:2]
     for entry in annotations:
-        check_annotations(entry, size, None if reference is None else (reference[0], reference[1]))
+        here = {name: own for name, own in entry.items() if not has_files(own)}
+        check_annotations(here, size, None if reference is None else (reference[0], reference[1]))
 
 
 def _picture_size(subject: Subject, arguments: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -254,6 +308,8 @@ def _plain(name: str, value: Any) -> Any:
         return value.item()
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, FileValue):
+        return {"file": value.path}
     if isinstance(value, Image.Image):
         return {"picture": _digest(value.tobytes()), "size": [value.height, value.width], "mode": value.mode}
     if isinstance(value, torch.Generator):

@@ -48,6 +48,11 @@ class Sink:
         """Whether the thread has ended, by an error or because it was closed."""
         return self._stopped
 
+    @property
+    def error(self) -> BaseException | None:
+        """What stopped the thread; None while it lives, and where it was only closed."""
+        return self._thread.exception() if self._stopped else None
+
     def put(self, work: Work, size: int = 0) -> None:
         """Queue `work` that holds `size` bytes; one larger than the limit waits until it is alone."""
         with self._change:

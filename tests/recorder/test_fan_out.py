@@ -76,7 +76,8 @@ def test_two_workers_fill_one_store_as_one_would(client, tmp_path):
 def test_what_is_complete_is_not_drawn_again(client, tmp_path):
     path = tmp_path / "s.zarr"
     record(make_pipe(), path, REQUESTS[:2], CAPTURE, progress=False)
-    files = [file for kind in ("text", "self") for file in (path / kind).rglob("c/[01]/**/*") if file.is_file()]
+    # Tokens are columns, whose blocks hold many runs.
+    files = [file for file in path.glob("*/*/*/c.[01].*") if not file.parent.name.startswith("token")]
     before = {file: file.stat().st_mtime_ns for file in files}
     assert before
     store = record(make_pipe, path, REQUESTS, CAPTURE, client=client, progress=False)

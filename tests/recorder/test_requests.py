@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from attlas.recorder import Capture, Recorder
+from attlas.recorder import Capture, Recorder, record
+from attlas.recorder.file_values import FileValue, read_array, read_mask, with_files_read
 from attlas.recorder.models.inventory import select
 from attlas.recorder.pictures import generated_pictures, rgb
-from attlas.recorder.request_files import read_array, read_mask, read_requests
+from attlas.recorder.request_files import SharedRequests, read_requests
 from attlas.recorder.requests import accepted_arguments, canonical, prepare
-from attlas.schemas.errors import InvalidValueError, UnknownNameError
+from attlas.schemas import open_store
+from attlas.schemas.errors import CaptureError, InvalidValueError, UnknownNameError
 
 
 @pytest.fixture
@@ -36,11 +38,47 @@ def subject(pipe):
         ({"prompt": "a", "annotations": [1]}, InvalidValueError, "'annotations' is list; a dictionary"),
         ({"prompt": "a", "latents": object()}, InvalidValueError, "'latents' of the request is object"),
         ({"prompt": "a", "negative_prompt": ["x", "y"]}, InvalidValueError, "'negative_prompt' has 2 entries for 1"),
+        ({"prompt": "a", "id": ""}, InvalidValueError, "a run needs a non-empty id"),
+        ({"prompt": "a", "id": "x" * 201}, InvalidValueError, "has 201 characters; 200 are the most"),
+        ({"prompt": ["a", "b"], "id": "x" * 199}, InvalidValueError, "has 201 characters; 200 are the most"),
+        ({"prompt": "a", "id": "x\ny"}, InvalidValueError, r"the run id 'x\\ny' holds '\\n'"),
+        ({"prompt": "a", "id": "\ud800"}, InvalidValueError, r"the run id '\\ud800' is no valid text"),
+        ({"prompt": "a", "id": ["x"]}, InvalidValueError, "the id of a request is list; text is needed"),
+        ({"prompt": "a", "id": True}, InvalidValueError, "the id of a request is bool; text is needed"),
+        ({"prompt": "a \udc80"}, InvalidValueError, "the request '0' .* is no valid text"),
+        ("a cat", InvalidValueError, "a request is str; a dictionary of pipeline arguments is needed"),
     ],
 )
 def test_a_bad_request_is_refused_before_it_runs(subject, request_, error, words):
     with pytest.raises(error, match=words):
         prepare(subject, request_, "0")
+
+
+def test_a_refused_first_run_leaves_nothing(pipe, tmp_path):
+    path = tmp_path / "s.zarr"
+    request = {"prompt": "a cat", "num_inference_steps": 2, "seed": 1}
+    with pytest.raises(InvalidValueError, match="200 are the most"):
+        record(pipe, path, [request, {**request, "id": "x" * 201}], progress=False)
+    # What is wrong with it shows when the picture is there: the store is made by then.
+    wrong = {**request, "annotations": {"cat": np.ones((4, 4), bool)}}
+    with pytest.raises(InvalidValueError, match="its picture is 16x16"):
+        record(pipe, path, [wrong], progress=False)
+    with pytest.raises(InvalidValueError, match="its picture is 16x16"), Recorder(pipe, path) as rec:
+        rec(**wrong)
+    with pytest.raises(CaptureError, match="the run has 2 denoiser calls"):
+        record(pipe, path, [request], Capture(steps=[5]), progress=False)
+    assert list(tmp_path.iterdir()) == []
+    # A store that has a run stays.
+    with pytest.raises(InvalidValueError, match="its picture is 16x16"):
+        record(pipe, path, [request, {**wrong, "id": "wrong"}], progress=False)
+    assert open_store(path).run_ids == ["0000"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_ids_are_text_or_whole_numbers(subject):
+    assert prepare(subject, {"prompt": "a", "id": 0}, "7").ids == ("0",)
+    assert prepare(subject, {"prompt": "a", "id": np.int64(3)}, "7").ids == ("3",)
+    assert prepare(subject, {"prompt": "a"}, "7").ids == ("7",)
 
 
 def test_what_a_request_becomes(subject):
@@ -108,7 +146,11 @@ def test_a_file_of_requests(tmp_path):
     ]
     (tmp_path / "r.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
     accepted = ("prompt", "seed", "image", "latents", "ip_adapter_image", "annotations")
-    first, second = read_requests(tmp_path / "r.jsonl", accepted)
+    requests = read_requests(tmp_path / "r.jsonl", accepted)
+    assert len(requests) == 2
+    where = f"{tmp_path}/r.jsonl, line 1, 'image'"
+    assert requests[0]["image"] == FileValue(str(tmp_path / "photo.png"), "picture", where)
+    first, second = map(with_files_read, requests)
     assert np.asarray(first["image"]).shape == (3, 4, 3)
     assert first["annotations"]["cat"].dtype == bool
     assert first["annotations"]["cat"].shape == (3, 4)
@@ -135,6 +177,40 @@ def test_a_bad_file_names_the_line(tmp_path, text, error, words):
     (tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(error, match=words):
         read_requests(tmp_path / "r.jsonl", ("prompt", "image", "annotations"))
+
+
+def test_files_are_read_when_their_turn_comes(subject, tmp_path):
+    """Before, one picture after the other is neither held nor looked into."""
+    Image.new("L", (16, 16), 255).save(tmp_path / "mask.png")
+    line = {"prompt": "a", "height": 16, "width": 16, "annotations": {"cat": "mask.png"}}
+    (tmp_path / "r.jsonl").write_text(json.dumps(line))
+    (request,) = read_requests(tmp_path / "r.jsonl", ("prompt", "height", "width", "annotations"))
+    draft = prepare(subject, request, "0", read=False).draft
+    assert draft.files
+    assert "mask.png" in draft.text
+    assert not prepare(subject, request, "0").draft.files
+    (tmp_path / "mask.png").write_text("no picture any more")
+    assert prepare(subject, request, "0", read=False).draft == draft
+    with pytest.raises(InvalidValueError, match="line 1, 'annotations', 'cat': .*mask.png is no picture"):
+        prepare(subject, request, "0")
+
+
+def test_text_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"prompt": "a\u2028b\x85c"}\r\n{"prompt": "d"}\n', newline="")
+    assert [one["prompt"] for one in read_requests(tmp_path / "r.jsonl", ("prompt",))] == ["a\u2028b\x85c", "d"]
+
+
+def test_what_is_said_of_all_requests():
+    own = [{"prompt": "a"}, {"prompt": "b", "steps": 3, "annotations": {"n": 1}}]
+    made = SharedRequests(own, {"steps": 2}, {"n": 0, "m": 5}, (7, 8))
+    assert len(made) == 4
+    assert list(made)[-1] == made[-1] == {"prompt": "b", "steps": 2, "annotations": {"n": 1, "m": 5}, "seed": 8}
+    assert made[:2] == [{"prompt": "a", "steps": 2, "annotations": {"n": 0, "m": 5}, "seed": seed} for seed in (7, 8)]
+    assert list(SharedRequests([{"seed": 3}, {}, {"generator": "g"}], {}, {}, ())) == [
+        {"seed": 3},
+        {"seed": 0},
+        {"generator": "g"},
+    ]
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -9,6 +9,7 @@ from tiny_pipelines import make_pipe
 
 from attlas.recorder import Annotation, Capture, Recorder, load_pipeline, plan, record
 from attlas.recorder.command_options import _mask
+from attlas.recorder.file_values import with_files_read
 from attlas.recorder.models.inventory import select
 from attlas.recorder.request_files import read_requests
 from attlas.recorder.requests import prepare
@@ -134,7 +135,7 @@ def test_roles_in_a_file(tmp_path):
     given |= {"plain": {"values": "picture.png"}, "listed": {"values": [[True, False]], "role": "object"}}
     (tmp_path / "r.jsonl").write_text(json.dumps({"annotations": given}))
     (request,) = read_requests(tmp_path / "r.jsonl", ("annotations",))
-    made = request["annotations"]
+    made = with_files_read(request)["annotations"]
     assert {name: own.role for name, own in made.items() if name in files} == {name: name for name in files}
     np.testing.assert_array_equal(made["object"].values, np.ones((3, 4), bool))
     np.testing.assert_array_equal(made["reference_object"].values, np.zeros((3, 4), bool))
