@@ -14,6 +14,7 @@ from same_process import attlas
 
 from attlas.schemas import open_store, validate_store
 from attlas.schemas.errors import AttlasError
+from attlas.schemas.variables import LEAF_VARIABLES
 
 pytestmark = pytest.mark.slow
 
@@ -33,14 +34,14 @@ def finished(path):
         return 0
 
 
-CLOCKS = ("step", "timestep", "sigma")
-"""Tables that keep many runs in one file, by their folder."""
+OWN = {"generated_image", *(name for name, variable in LEAF_VARIABLES.items() if variable.role == "data")}
+"""Arrays that have each run in files of its own."""
 
 
-def data_digests(path, row):
-    """Digest of every file that belongs to one run alone: its attention, pictures and annotations."""
-    files = [p for p in path.rglob(f"c/{row}/**/*") if p.is_file() and p.relative_to(path).parts[0] not in CLOCKS]
-    return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+def files_of_run(path, row):
+    """Every file that belongs to one run alone, by what is in it."""
+    files = [file for name in OWN for file in path.rglob(f"{name}/c.{row}.*")]
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def test_a_killed_recording_goes_on_where_it_stopped(tmp_path):
@@ -57,14 +58,14 @@ def test_a_killed_recording_goes_on_where_it_stopped(tmp_path):
             process.send_signal(signal.SIGKILL)
     done = finished(broken)
     assert 1 <= done < SAMPLES
-    kept = data_digests(broken, 0)
+    kept = files_of_run(broken, 0)
     assert kept
     stamps = {name: (broken / name).stat().st_mtime_ns for name in kept}
 
     attlas(arguments(broken), tmp_path)
-    assert data_digests(broken, 0) == kept
+    assert files_of_run(broken, 0) == kept
     assert {name: (broken / name).stat().st_mtime_ns for name in kept} == stamps
-    assert not list(broken.rglob("*.partial"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["broken.zarr"]
 
     attlas(arguments(whole), tmp_path)
     assert validate_store(broken, deep=True) == []
