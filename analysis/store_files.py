@@ -16,6 +16,7 @@ from attlas.schemas import Store
 from attlas.schemas.notes import Notes
 from attlas.schemas.records import Claim, RunRecord
 from attlas.schemas.runs import holds_of
+from attlas.schemas.storage.cached import Cached
 
 if TYPE_CHECKING:
     import zarr
@@ -54,9 +55,10 @@ class StoreFiles:
     def __init__(self, store: Store, *, incomplete: bool = False) -> None:
         self.store = store
         self.where = store.path or "the store in memory"
-        self.snapshot = store.snapshot
-        # The flags are read first: what they call complete stands in every column by then.
-        self.complete: NDArray[np.bool_] = self.snapshot.table.complete()
+        # The flags are read first: what they call complete stands in every column by then, and does not change.
+        self.complete: NDArray[np.bool_] = store.snapshot.table.complete()
+        far = store.storage.far
+        self.snapshot = store.snapshot.through(Cached(store.storage)) if far else store.snapshot
         self._incomplete = incomplete
         self._stored: dict[tuple[str, bool], StoredOrder] = {}
         self._labels: dict[str, xr.Variable] = {}

@@ -1,5 +1,6 @@
 """A store at one moment: its root document, checked, and the arrays, labels and geometry that follow from it."""
 
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -36,16 +37,13 @@ class Snapshot:
     """
 
     def __init__(self, storage: Storage, data: bytes) -> None:
-        self.storage = storage
         self.data = data
         self.doc = RootDocument.from_bytes(data, storage.url)
         self.manifest = Manifest.from_json(self.doc.attributes["attlas"].get("manifest", {}), where=storage.url)
         problems = list(document_problems(self.doc))
         if problems:
             raise StoreInvalidError(storage.url, problems)
-        self._strict = StorageAdapter(storage, data, strict=True)
-        self._lenient = StorageAdapter(storage, data, strict=False)
-        self._arrays: dict[tuple[str, bool], zarr.Array[Any]] = {}
+        self._connect(storage)
         self.branches = tuple(str(name) for name in self.read("branch"))
         self.t_labels = tuple(int(label) for label in self.read("t"))
         nodes = self.doc.nodes
@@ -55,7 +53,21 @@ class Snapshot:
         reference = shape.get("reference_image")
         self.reference_shape: tuple[int, int] | None = None if reference is None else (reference[1], reference[2])
         self.leaves = self._read_leaves()
+
+    def _connect(self, storage: Storage) -> None:
+        self.storage = storage
+        self._strict = StorageAdapter(storage, self.data, strict=True)
+        self._lenient = StorageAdapter(storage, self.data, strict=False)
+        self._arrays: dict[tuple[str, bool], zarr.Array[Any]] = {}
         self.table = RunTable(self.array, self.lenient, storage.url)
+
+    def through(self, storage: Storage) -> "Snapshot":
+        """Return the same moment of the store, read through another storage, such as one that keeps what it read."""
+        made = copy(self)
+        for name in ("group", "lenient_group"):
+            vars(made).pop(name, None)
+        made._connect(storage)
+        return made
 
     @property
     def calls(self) -> int:

@@ -51,11 +51,14 @@ class Storage(ABC):
         Whether `put` and `delete` work.
     folder
         The root where it is a local folder, else None.
+    far
+        Whether each call is a request to a server, and nothing of what was read is kept.
     """
 
     url: str
     writable: bool
     folder: Path | None = None
+    far: bool = False
 
     @abstractmethod
     def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes | None:

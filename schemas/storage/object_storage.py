@@ -53,6 +53,8 @@ class ObjectStorage(Storage):
         What keeps a writer from writing whose turn has lapsed; shared by a store and the notes beside it.
     """
 
+    far = True
+
     def __init__(
         self, url: str, *, patience: Patience | None = None, lease: float | None = None, fence: Fence | None = None
     ) -> None:
