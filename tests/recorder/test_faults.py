@@ -1,12 +1,15 @@
 """What goes wrong around a recording: disks, kills, other stores. Complete runs stay, and resuming makes the rest."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from tiny_pipelines import make_pipe
 
 from attlas.recorder import Capture, Recorder, record
 from attlas.recorder.sink import Sink
-from attlas.schemas import open_store, validate_store
+from attlas.schemas import Store, open_store, repair_store, validate_store
 from attlas.schemas.errors import (
     InvalidValueError,
     ObservationError,
@@ -371,6 +374,134 @@ def test_an_error_of_the_user_leaves_earlier_runs_to_be_written(pipe, tmp_path):
     with pytest.raises(ValueError, match="mine"):
         record(pipe, tmp_path / "s", requests, CAPTURE, progress=False)
     assert open_store(tmp_path / "s").complete.tolist()[0]
+    assert validate_store(tmp_path / "s", deep=True) == []
+
+
+# Nothing unsaid
+
+
+class Watched(Sink):
+    """A writer that others can see."""
+
+    made: ClassVar[list[Sink]] = []
+
+    def __init__(self, limit):
+        super().__init__(limit)
+        self.made.append(self)
+
+
+def wait_for_the_end():
+    """Wait until the newest writer is dead."""
+    deadline = time.monotonic() + 20
+    while not Watched.made[-1].stopped:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def _broken_end(monkeypatch):
+    """The first run cannot be completed: the writer dies after all that the pipeline's thread puts to it."""
+    commit, calls = Store.complete_runs, []
+
+    def fail(self, rows, *, settle=True):
+        calls.append(rows)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        commit(self, rows, settle=settle)
+
+    monkeypatch.setattr(Store, "complete_runs", fail)
+    monkeypatch.setattr("attlas.recorder.recording.Sink", Watched)
+    Watched.made.clear()
+
+
+@pytest.mark.usefixtures("_broken_end")
+def test_an_error_of_the_writer_between_two_runs_is_raised(pipe, tmp_path):
+    def asked():
+        yield REQUESTS[0]
+        wait_for_the_end()
+        yield REQUESTS[1]
+
+    with pytest.raises(ObservationError, match="writing run '0000' to .* failed: .*No space left"):
+        record(pipe, tmp_path / "s", asked(), CAPTURE, progress=False)
+    assert not (tmp_path / "s").exists(), "it had no run"
+    store = record(pipe, tmp_path / "s", REQUESTS[:2], CAPTURE, progress=False)
+    assert store.complete.tolist() == [True] * 2
+
+
+@pytest.mark.usefixtures("_broken_end")
+def test_an_error_of_the_writer_at_the_end_is_raised(pipe, tmp_path):
+    with pytest.raises(ObservationError, match="writing run '0000' to .* failed"):
+        record(pipe, tmp_path / "s", REQUESTS[:1], CAPTURE, progress=False)
+
+
+@pytest.mark.usefixtures("_broken_end")
+def test_an_error_of_the_writer_is_raised_after_one_of_the_user(pipe, tmp_path):
+    """The second run fails by itself, when the first one's writer is dead: whoever goes on hears of that, too."""
+
+    def fail(*_):
+        wait_for_the_end()
+        raise ValueError("mine")
+
+    with Recorder(pipe, tmp_path / "s", CAPTURE) as rec:
+        first, second = (rec.prepare(request, f"{place:04d}") for place, request in enumerate(REQUESTS[:2]))
+        rec.run(first, first.ids, wait=False)
+        broken = rec.prepare({**REQUESTS[1], "callback_on_step_end": fail}, "0001")
+        with pytest.raises(ValueError, match="mine"):
+            rec.run(broken, broken.ids)
+        with pytest.raises(ObservationError, match="writing run '0000' to .* failed"):
+            rec.run(second, second.ids)
+        rec.run(second, second.ids)
+    assert [run for run in open_store(tmp_path / "s").run_ids if run] == ["0001"]
+
+
+@pytest.mark.usefixtures("_broken_end")
+def test_an_error_of_the_writer_is_told_beside_one_of_the_user(pipe, tmp_path):
+    def leave():
+        with Recorder(pipe, tmp_path / "s", CAPTURE) as rec:
+            first = rec.prepare(REQUESTS[0], "0000")
+            rec.run(first, first.ids, wait=False)
+            wait_for_the_end()
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        leave()
+    (note,) = caught.value.__notes__
+    assert "an earlier run was not stored, either: writing run '0000' to" in note
+
+
+def test_success_is_not_said_with_less_than_was_asked(pipe, tmp_path, monkeypatch):
+    """Whatever the cause: here nobody tells that a run is not completed."""
+    commit = Store.complete_runs
+
+    def forget(self, rows, *, settle=True):
+        if rows == [0]:
+            self.release(0)
+        else:
+            commit(self, rows, settle=settle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "complete_runs", forget)
+        with pytest.raises(ObservationError, match=r"1 of 2 runs are not complete in .* \(0000\), though no recorder"):
+            record(pipe, tmp_path / "s", REQUESTS[:2], CAPTURE, progress=False)
+    assert record(pipe, tmp_path / "s", REQUESTS[:2], CAPTURE, progress=False).complete.all()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_file_that_goes_is_missed_at_the_end(pipe, tmp_path, before):
+    def asked():
+        yield REQUESTS[0]
+        while not finished(tmp_path / "s"):
+            time.sleep(0.01)
+        (tmp_path / "s/text/8x8/r2g/c.0.0.0.0.0.0").unlink()
+        yield REQUESTS[1]
+
+    if before:
+        record(pipe, tmp_path / "s", REQUESTS[:1], CAPTURE, progress=False)
+    words = "1 files of complete runs are missing in .*text/8x8/r2g/c.0.0.0.0.0.0.*`attlas repair`"
+    with pytest.raises(ObservationError, match=words):
+        record(pipe, tmp_path / "s", asked(), CAPTURE, progress=False)
+    repair_store(tmp_path / "s")
+    assert record(pipe, tmp_path / "s", REQUESTS[:2], CAPTURE, progress=False).complete.all()
     assert validate_store(tmp_path / "s", deep=True) == []
 
 
