@@ -55,7 +55,7 @@ class Aftermath:
             lacking = expected.runs.keys() - found.runs.keys()
             if finished and lacking:
                 self._add("loss", f"{name}: success was said, and runs {sorted(lacking)} are not complete")
-            lines = differences(found, expected, whole=False)
+            lines = differences(found, expected, self.reference.plain.held)
             if lines:
                 self._add("wrong number", f"{name}, after the fault, {len(lines)} arrays: {'; '.join(lines[:5])}")
 

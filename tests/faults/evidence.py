@@ -1,6 +1,7 @@
 """What readers find in a store: a digest of every array of every complete run, by its label."""
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,10 +32,13 @@ class Found:
         By the label of each complete run, by array: a digest of dtype, shape and every value.
     shared
         By array: the same of what belongs to no run.
+    held
+        By label: what the run says that it has beside its attention, where the reader shows that.
     """
 
     runs: dict[str, dict[str, str]] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
+    held: dict[str, list[str]] = field(default_factory=dict)
 
 
 def _all(labels: list[str]) -> list[str]:
@@ -67,6 +71,8 @@ def _found(tree: xr.DataTree, shared: bool, choose: Choose) -> Found:
         found.shared["rows"] = str(tree["complete"].size)
     elif not labels:
         return found
+    if "holds" in tree:
+        found.held = {label: json.loads(str(tree["holds"].values[rows[label]])) for label in labels}
     for name, variable in variables(tree):
         if variable.dims[:1] != ("run",):
             if shared:
@@ -94,11 +100,13 @@ def digest(values: Any) -> str:
     return f"{array.dtype} {array.shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]}"
 
 
-def differences(found: Found, expected: Found, *, whole: bool = True) -> list[str]:
+def differences(found: Found, expected: Found, held: Mapping[str, list[str]] | None = None) -> list[str]:
     """Say where `found` differs from what an undisturbed store has, an array and a run a line.
 
-    With ``whole`` every run and array must be there, else of runs only those that are found are compared.
+    With `held` only the runs that are found are compared, and an annotation that a run does not hold may be missing:
+    its array is made for the first run that holds it.
     """
+    whole = held is None
     lines = []
     if whole:
         lines += [f"run {label!r} is missing" for label in expected.runs.keys() - found.runs.keys()]
@@ -107,8 +115,21 @@ def differences(found: Found, expected: Found, *, whole: bool = True) -> list[st
         if label not in expected.runs:
             lines.append(f"run {label!r} is none that was asked for")
         else:
-            lines += _compare(f" of run {label!r}", arrays, expected.runs[label])
+            lines += _compare(f" of run {label!r}", arrays, _needed(arrays, expected.runs[label], held, label))
     return lines
+
+
+def _needed(
+    arrays: Mapping[str, str], expected: Mapping[str, str], held: Mapping[str, list[str]] | None, label: str
+) -> Mapping[str, str]:
+    """Arrays that a run must have, which are all that it has, and those that it says it has."""
+    if held is None:
+        return expected
+    return {
+        name: value
+        for name, value in expected.items()
+        if name in arrays or not name.startswith("annotations/") or name in held[label]
+    }
 
 
 def _compare(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> Iterator[str]:

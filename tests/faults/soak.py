@@ -26,7 +26,7 @@ def main() -> int:
         bad = len(outcomes)
         for outcome in outcomes:
             tqdm.write(outcome.brief())
-        tasks = sampled(tasks, asked.sample) if asked.sample else tasks
+        tasks = sampled(tasks, asked.sample, asked.seed) if asked.sample else tasks
         with tqdm(total=len(tasks), unit="fault", smoothing=0.02, dynamic_ncols=True) as bar:
             for outcome in hands.perform(tasks):
                 outcomes.append(outcome)
@@ -49,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="Processes that work side by side.")
     parser.add_argument("--only", action="append", choices=FAMILIES, help="A family of faults; may be repeated.")
     parser.add_argument("--sample", type=int, help="So many faults, spread over all.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the sample.")
     parser.add_argument("--log", type=Path, help="File to which all of each failure is added, tracebacks included.")
     parser.add_argument("--report", type=Path, help="Page to write.")
     asked = parser.parse_args()

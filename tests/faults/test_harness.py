@@ -154,8 +154,12 @@ def test_differences_are_named():
     right = Found({"a": {"x": "1", "y": "2"}, "b": {"x": "3", "y": "4"}}, {"t": "5"})
     wrong = Found({"a": {"x": "1"}, "c": {"x": "3"}}, {"t": "6"})
     assert differences(right, right) == []
-    assert differences(Found({"a": right.runs["a"]}), right, whole=False) == []
+    assert differences(Found({"a": right.runs["a"]}), right, {}) == []
     assert len(differences(Found({"a": right.runs["a"]}), right)) == 2
+    given = Found({"a": {"annotations/cat": "1", "annotations/dog": "2"}})
+    without = Found({"a": {"annotations/cat": "1"}})
+    assert differences(without, given, {"a": ["annotations/cat"]}) == []
+    assert len(differences(without, given, {"a": ["annotations/cat", "annotations/dog"]})) == 1
     told = "\n".join(differences(wrong, right))
     for part in ("run 'b' is missing", "y of run 'a': missing", "run 'c' is none", "t: 6; undisturbed 5"):
         assert part in told
