@@ -17,7 +17,7 @@ from faults.scenarios import STORE, TEXT, requests
 from attlas.recorder import Capture, record
 from attlas.schemas import open_store, validate_store
 
-__all__ = ["read_beside_writers", "share_a_list"]
+__all__ = ["afterwards", "read_beside_writers", "share_a_list"]
 
 WRITERS = 4
 SEEDS = 4
@@ -43,15 +43,15 @@ def read_beside_writers(openings: int, seed: int = 0) -> Outcome:
         ended = [writer.wait() for writer in writers]
         _judge(outcome, reader, ended)
         wanted = {"first", *(label for one in ended if one.returned for label in one.value)}
-        outcome.problems += _afterwards(path, wanted)
+        outcome.problems += afterwards(path, wanted)
     outcome.seconds = time.perf_counter() - began
     return outcome
 
 
-def share_a_list(count: int) -> Outcome:
+def share_a_list(count: int, seed: int = 0) -> Outcome:
     """Four processes are given one list of `count` requests: each is drawn once, and all say success."""
     began = time.perf_counter()
-    outcome = Outcome("a shared list", "processes", 0, f"{count} requests, {WRITERS} processes")
+    outcome = Outcome("a shared list", "calls", seed, f"{count} requests, {WRITERS} processes")
     with tempfile.TemporaryDirectory(prefix="attlas-shared-", dir=scratch()) as folder:
         path = Path(folder) / "store" / STORE
         writers = [start(lambda _: _draw(path, count)) for _ in range(WRITERS)]
@@ -62,7 +62,7 @@ def share_a_list(count: int) -> Outcome:
         drawn = sum(one.value for one in ended if one.returned)
         if drawn != count:
             outcome.add("drawn twice", f"{drawn} pictures for {count} requests")
-        outcome.problems += _afterwards(path, {f"{place:04d}" for place in range(count)})
+        outcome.problems += afterwards(path, {f"{place:04d}" for place in range(count)})
     outcome.seconds = time.perf_counter() - began
     return outcome
 
@@ -138,7 +138,7 @@ def _judge(outcome: Outcome, reader: Ended, writers: list[Ended]) -> None:
             outcome.add("not resumed" if one.ours else "foreign exception", f"a writer {one}\n{one.trace}")
 
 
-def _afterwards(path: Path, wanted: set[str]) -> list[tuple[str, str]]:
+def afterwards(path: Path, wanted: set[str]) -> list[tuple[str, str]]:
     """Problems of the store when nobody writes any more."""
 
     def look(_: Note) -> list[tuple[str, str]]:

@@ -12,15 +12,18 @@ from attlas.schemas.root import ROOT
 
 __all__ = ["FAMILIES", "everything", "sampled"]
 
-FAMILIES = ("disturb", "damage", "fuzz", "beside", "shared")
+FAMILIES = ("beside", "workers", "shared", "disturb", "damage", "fuzz")
 
 FUZZED = 500
 """Changed root documents of each sample store."""
 
 OPENINGS = 200
 
-SHARED = 20
-"""Requests in the list that four processes share."""
+SHARED, ON_WORKERS = 20, 100
+"""Requests in the list that four processes share, and in one over Dask workers."""
+
+TIMES = 20
+"""How often each of these is done."""
 
 
 def everything(
@@ -29,7 +32,8 @@ def everything(
     """Every fault, the longest first."""
     tasks = {
         "beside": [Task("beside", (OPENINGS, 0))],
-        "shared": [Task("shared", (SHARED,))],
+        "workers": [Task("workers", (ON_WORKERS, seed)) for seed in range(TIMES)],
+        "shared": [Task("shared", (SHARED, seed)) for seed in range(TIMES)],
         "disturb": [
             Task("disturb", (name, fault))
             for place, (name, held) in enumerate(operations.items())
@@ -40,8 +44,7 @@ def everything(
         ],
         "fuzz": [Task("fuzz", (sample, case)) for sample in files for case in (*WHOLE_FILES, *range(FUZZED))],
     }
-    return [task for family in ("beside", "shared", "disturb", "damage", "fuzz") if family in families
-            for task in tasks[family]]  # fmt: skip
+    return [task for family in FAMILIES if family in families for task in tasks[family]]
 
 
 def _faults(operations: Sequence[Operation], place: int) -> list[Fault]:

@@ -62,8 +62,9 @@ values, within {seconds:.0f} s of processor time and {memory:.0f} MB.
 {metadata}
 
 **Readers beside writers.** Four processes record run after run into one store; a reader opens it again and again, by
-attlas and by xarray alone, and must find complete runs with their own values only. Four processes are given one list of
-requests: each request is drawn once.
+attlas and by xarray alone, and must find complete runs with their own values only. Four processes are given one list
+of requests, and three Dask workers draw {on_workers} requests in two commands: each request is drawn once, and nothing
+fails.
 
 {beside}
 """
@@ -71,6 +72,7 @@ requests: each request is drawn once.
 
 def write_report(page: Path, outcomes: Sequence[Outcome], seconds: float, workers: int) -> None:
     """Write the page; it says how many processes worked how long."""
+    from faults.choice import ON_WORKERS
     from faults.metadata import MEMORY, SECONDS
 
     names = {name: version(name) for name in ("attlas", "zarr", "xarray", "torch")}
@@ -89,7 +91,8 @@ def write_report(page: Path, outcomes: Sequence[Outcome], seconds: float, worker
             recordings=_table(_with(outcomes, _is_recording)),
             damage=_table(_with(outcomes, lambda outcome: outcome.scenario.startswith("files of"))),
             metadata=_table(_with(outcomes, lambda outcome: outcome.scenario.startswith("metadata of"))),
-            beside=_table(_with(outcomes, lambda outcome: outcome.mode in ("openings", "processes"))),
+            beside=_table(_with(outcomes, lambda outcome: outcome.mode in ("openings", "calls"))),
+            on_workers=ON_WORKERS,
             seconds=SECONDS,
             memory=MEMORY / 2**20,
         ),

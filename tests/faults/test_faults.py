@@ -65,5 +65,5 @@ def test_readers_beside_writers_see_complete_runs_only(hands):
     assert outcome.runs >= OPENINGS
 
 
-def test_a_list_that_processes_share_is_drawn_once(hands):
-    check(hands, [Task("shared", (SHARED,))])
+def test_a_list_that_is_shared_is_drawn_once(hands):
+    check(hands, [Task("shared", (SHARED,)), Task("workers", (SHARED,))])

@@ -2,16 +2,18 @@
 
 import multiprocessing
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from faults import beside
+from faults.beside import read_beside_writers, share_a_list
 from faults.children import in_child, scratch
 from faults.damage import damage, files_of
 from faults.disturb import disturb
 from faults.evidence import Found, read_with_attlas
+from faults.fan_out import record_on_workers
 from faults.interrupt import Fault, Operation
 from faults.metadata import fuzz
 from faults.outcome import Outcome
@@ -49,7 +51,14 @@ def files(sample: str) -> list[str]:
 
 def perform(task: Task) -> Outcome:
     """Do it, and say what came of it."""
-    functions = {"disturb": _disturb, "damage": _damage, "fuzz": _fuzz, "beside": _beside, "shared": _shared}
+    functions: dict[str, Callable[..., Outcome]] = {
+        "disturb": _disturb,
+        "damage": _damage,
+        "fuzz": _fuzz,
+        "beside": read_beside_writers,
+        "shared": share_a_list,
+        "workers": record_on_workers,
+    }
     try:
         return functions[task.what](*task.arguments)
     except AssertionError as err:
@@ -67,14 +76,6 @@ def _damage(sample: str, file: str, kind: str) -> Outcome:
 
 def _fuzz(sample: str, case: int | str) -> Outcome:
     return fuzz(*_sample(sample)[:2], case)
-
-
-def _beside(openings: int, seed: int) -> Outcome:
-    return beside.read_beside_writers(openings, seed)
-
-
-def _shared(count: int) -> Outcome:
-    return beside.share_a_list(count)
 
 
 @cache
