@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from faults import pipelines
-from faults.children import Ended, Note, in_child, scratch, start
+from faults.children import Ended, Note, in_child, start
 from faults.evidence import Found, read_plain, read_with_attlas
 from faults.outcome import Outcome
 from faults.scenarios import STORE, TEXT, requests
+from faults.scratch import scratch
 
 from attlas.recorder import Capture, record
 from attlas.schemas import open_store, validate_store

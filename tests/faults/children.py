@@ -1,5 +1,6 @@
 """Work in a forked process that may be killed, hang or raise; its parent learns how it ended."""
 
+import ctypes
 import faulthandler
 import gc
 import io
@@ -12,13 +13,20 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Child", "Ended", "Note", "in_child", "own_scratch", "quiet_before_forks", "scratch", "start"]
+__all__ = [
+    "Child",
+    "Ended",
+    "Note",
+    "adopt_orphans",
+    "in_child",
+    "quiet_before_forks",
+    "start",
+]
 
 Note = Callable[[str], None]
 """Tells the parent something at once, whatever becomes of the process."""
@@ -94,6 +102,7 @@ class Child:
         # Before it is waited for: until then no stranger has its number.
         _end_group(self.process)
         _, status = os.waitpid(self.process, 0)
+        _bury(self.process)
         with self.printed as printed:
             size = printed.seek(0, io.SEEK_END)
             printed.seek(max(0, size - PRINTED))
@@ -209,33 +218,24 @@ def _end_group(process: int) -> None:
         return
 
 
+def _bury(group: int) -> None:
+    """Wait for the processes of a group that are children of this process now; see `adopt_orphans`."""
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)
+
+
+SET_CHILD_SUBREAPER = 36
+"""Of Linux' ``prctl``."""
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own parent dies, which nobody else might wait for."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def quiet_before_forks() -> None:
     """Collect garbage once and keep what is left out of later collections, which would copy its pages in a child."""
     gc.collect()
     gc.freeze()
-
-
-def scratch() -> Path:
-    """Folder for many small files, that of `own_scratch` where there is one."""
-    return Path(os.environ.get(SCRATCH) or _memory())
-
-
-@contextmanager
-def own_scratch() -> Iterator[None]:
-    """Everything that this process and its children make is below one folder, and goes with it, whoever was killed."""
-    with tempfile.TemporaryDirectory(prefix="attlas-faults-", dir=_memory()) as folder:
-        os.environ[SCRATCH] = folder
-        try:
-            yield
-        finally:
-            del os.environ[SCRATCH]
-
-
-SCRATCH = "ATTLAS_FAULTS"
-"""Environment variable that names the folder to children."""
-
-
-def _memory() -> str:
-    """A file system in memory where there is one: each store lives for a second."""
-    memory = "/dev/shm"  # noqa: S108 - each use makes a folder of its own there
-    return memory if os.access(memory, os.W_OK) else tempfile.gettempdir()

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 
 from faults import work
-from faults.children import own_scratch
 from faults.interrupt import Operation
 from faults.outcome import Outcome
 from faults.samples import SAMPLES
+from faults.scratch import own_scratch
 from faults.work import Task
 
 __all__ = ["Crew", "crew"]

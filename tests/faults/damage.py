@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from faults.children import in_child, scratch
+from faults.children import in_child
 from faults.evidence import Found
 from faults.outcome import Outcome
 from faults.piecewise import read_piecewise
 from faults.samples import surveyed
+from faults.scratch import scratch
 
 from attlas.schemas import validate_store
 from attlas.schemas.errors import AttlasError

@@ -9,10 +9,11 @@ from typing import Any
 
 from faults import pipelines
 from faults.beside import afterwards
-from faults.children import in_child, scratch
+from faults.children import in_child
 from faults.cluster import forked_cluster
 from faults.outcome import Outcome
 from faults.scenarios import STORE, TEXT, requests
+from faults.scratch import scratch
 
 from attlas.recorder import Capture, record
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faults.children import in_child, scratch
+from faults.children import in_child
 from faults.evidence import Found
 from faults.outcome import Outcome
 from faults.piecewise import read_piecewise
+from faults.scratch import scratch
 
 from attlas.schemas import validate_store
 from attlas.schemas.errors import AttlasError

@@ -17,7 +17,8 @@ import diffusers
 import torch
 import transformers
 import xarray as xr
-from faults.children import in_child, quiet_before_forks, scratch
+from faults.children import in_child, quiet_before_forks
+from faults.scratch import scratch
 from matrix.joint_parts import flux
 from tiny_pipelines import make_pipe, unet
 from tqdm import tqdm

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults import pipelines
-from faults.children import Ended, Note, in_child, scratch
+from faults.children import Ended, Note, in_child
 from faults.evidence import Found, read_plain, read_with_attlas
 from faults.interrupt import Operation, count
 from faults.scenarios import SCENARIOS, STORE, Scenario
+from faults.scratch import scratch
 
 from attlas.schemas import validate_store
 
