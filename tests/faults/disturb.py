@@ -23,7 +23,7 @@ def disturb(reference: Undisturbed, fault: Fault) -> Outcome:
     scenario = reference.scenario
     outcome = Outcome(scenario.name, fault.mode, fault.number)
     # Whoever sees an error may call again at once, in the process in which it was raised.
-    at_once = not fault.deadly and not fault.lasting and fault.number % 2 == 1
+    at_once = not fault.deadly and not fault.lasting and fault.number // 2 % 2 == 1
     with copy_of(reference.base) as folder:
         ended = in_child(lambda note: _call(scenario, folder, fault, note, again=at_once))
         outcome.operation = ended.notes[0] if ended.notes else ""
