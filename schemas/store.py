@@ -25,6 +25,8 @@ from attlas.schemas.records import RunRecord, check_run_id, check_text
 from attlas.schemas.root import ANNOTATIONS, ROOT, Nodes, read_root
 from attlas.schemas.snapshot import Snapshot
 from attlas.schemas.storage import Storage, open_storage
+from attlas.schemas.storage.memory import MemoryStorage
+from attlas.schemas.storage.zarr_adapter import StorageAdapter
 from attlas.schemas.storage.zarr_storage import ZarrStorage
 from attlas.schemas.stored_runs import StoredRuns
 from attlas.schemas.variables import ROOT_VARIABLES
@@ -315,8 +317,11 @@ def open_store(path: "str | Path | Backend | Storage", *, durable: bool = True) 
 
 
 def _place(path: "str | Path | Backend | Storage", *, durable: bool) -> tuple[Storage, str | None]:
+    if isinstance(path, StorageAdapter):
+        # The zarr store of an open store of ours: what it reads from is at hand.
+        path = path.storage
     if isinstance(path, Storage):
-        return path, path.url
+        return path, None if isinstance(path, MemoryStorage | ZarrStorage) else path.url
     if isinstance(path, Backend):
         return ZarrStorage(path), None
     return open_storage(path, durable=durable), str(path)

@@ -1,5 +1,6 @@
 """What every place of bytes can do, and how writers of one store agree."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -66,6 +67,10 @@ class Storage(ABC):
 
         `length` bytes from `start`, or all that follow; the last ``-start`` bytes where `start` is negative.
         """
+
+    async def fetch(self, key: str, start: int | None, length: int | None) -> bytes | None:
+        """Do as `get` does, in a thread."""
+        return await asyncio.to_thread(self.get, key, start, length)
 
     @abstractmethod
     def put(self, key: str, data: Data, *, sync: bool = True) -> None:

@@ -86,10 +86,9 @@ class StorageAdapter(Store):  # type: ignore[misc]  # zarr is not typed for us
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read, in a thread where zarr has one for that."""
         if key == ROOT:
-            root: bytes | None = self.root or await asyncio.to_thread(_read, self.storage, ROOT, None, None)
+            root: bytes | None = self.root or await self.storage.fetch(ROOT, None, None)
             return None if root is None else prototype.buffer.from_bytes(root)
-        start, length = _span(byte_range)
-        data: bytes | None = await asyncio.to_thread(_read, self.storage, key, start, length)
+        data = await self.storage.fetch(key, *_span(byte_range))
         if not data and is_chunk(key):
             # Of an empty file too zarr would make fill values.
             if self.strict:
@@ -137,10 +136,6 @@ class StorageAdapter(Store):  # type: ignore[misc]  # zarr is not typed for us
         found = await asyncio.to_thread(_listed, self.storage, start)
         for name in sorted({key.removeprefix(start).split("/")[0] for key in found}):
             yield name
-
-
-def _read(storage: Storage, key: str, start: int | None, length: int | None) -> bytes | None:
-    return storage.get(key, start, length)
 
 
 def _listed(storage: Storage, prefix: str) -> Any:

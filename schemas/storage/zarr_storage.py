@@ -24,6 +24,11 @@ class ZarrStorage(Storage):
 
     def get(self, key: str, start: int | None = None, length: int | None = None) -> bytes | None:
         """Read through zarr."""
+        found: bytes | None = sync(self.fetch(key, start, length))
+        return found
+
+    async def fetch(self, key: str, start: int | None, length: int | None) -> bytes | None:
+        """Read through zarr where its loop is: a thread that waited for the loop could be one that the loop needs."""
         asked: RangeByteRequest | OffsetByteRequest | SuffixByteRequest | None = None
         if start is not None and start < 0:
             asked = SuffixByteRequest(-start)
@@ -31,7 +36,7 @@ class ZarrStorage(Storage):
             asked = RangeByteRequest(start or 0, (start or 0) + length)
         elif start is not None:
             asked = OffsetByteRequest(start)
-        found = sync(self._store.get(key, default_buffer_prototype(), asked))
+        found = await self._store.get(key, default_buffer_prototype(), asked)
         return None if found is None else bytes(found.to_bytes())
 
     def put(self, key: str, data: Data, *, sync: bool = True) -> None:  # noqa: ARG002 - the store's own affair

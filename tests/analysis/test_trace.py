@@ -2,10 +2,12 @@ import pickle
 import shutil
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.storage import LocalStore
 
 from attlas.analysis import maps, open_trace
 from attlas.analysis.reading import ShardReader
@@ -45,6 +47,15 @@ def test_a_folder_a_store_and_a_zarr_store_give_the_same(path):
         xr.testing.assert_identical(trace.tree.to_dataset().compute(), opened[0].tree.to_dataset().compute())
         values = trace.attention("text").compute()
         xr.testing.assert_identical(values, opened[0].attention("text").compute())
+
+
+def test_a_zarr_store_whose_reads_wait_in_threads(path):
+    """More columns and chunks at once than zarr has threads."""
+    trace = open_trace(LocalStore(path, read_only=True))
+    assert trace.path is None
+    xr.testing.assert_equal(trace.tree.to_dataset().compute(), open_trace(path).tree.to_dataset().compute())
+    with dask.config.set(scheduler="threads", num_workers=16):
+        xr.testing.assert_equal(trace.attention("self").compute(), open_trace(path).attention("self").compute())
 
 
 def test_opening_and_looking_compute_nothing(path, computes):
