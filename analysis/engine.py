@@ -45,9 +45,7 @@ class AttlasBackendEntrypoint(BackendEntrypoint):
     ------
     UnknownNameError
         For a group or a direction that is not there.
-    NotRecordedError
-        If r2g is asked of a leaf that cannot tell it.
-    StoreNotFoundError, StoreExistsError, SchemaVersionError, StoreInvalidError
+    StoreNotFoundError, StoreExistsError, SchemaVersionError, StoreInvalidError, StoreMismatchError
         As `attlas.analysis.open_trace`.
     """
 

@@ -79,8 +79,7 @@ def vocabulary_term(trace: Trace, part: Part, question: "Question") -> xr.Variab
     InvalidValueError
         Unless the softmax is over keys and the map lies on the queries.
     NotRecordedError
-        If the leaf keeps no Q, no W_k, or no logsumexp where the softmax runs over the prompt too; or if a summary is
-        insisted on.
+        If the leaf keeps no Q or no W_k, or if a summary is insisted on.
     """
     keys, leaf = question.keys, part.name
     if (question.direction, question.onto) != ("g2r", "query"):
@@ -92,8 +91,6 @@ def vocabulary_term(trace: Trace, part: Part, question: "Question") -> xr.Variab
         raise NotRecordedError(f"{trace.where}: no summary holds words of the vocabulary; source='auto' reads Q")
     geometry = projecting_leaves(trace, [leaf])[leaf]
     names = ["query_vectors"] + (["logsumexp"] if keys.over == "prompt" else [])
-    if keys.over == "prompt" and not trace.holds(leaf, "logsumexp"):
-        raise NotRecordedError(f"{trace.where}: leaf {leaf} has no logsumexp; over='alone' does without")
     data = trace.arrays(leaf, names, question.branches[0] if len(question.branches) == 1 else None)
     data = data.isel({**part.place, **({} if question.calls is None else {"t": question.calls})})
     weights = trace.dataset(leaf)["key_projection"].isel(layer=list(part.layers))

@@ -49,7 +49,7 @@ def attention(trace: Trace, kind: str, direction: str = "g2r", grid: str | None 
     InvalidValueError
         If the kind has several grids and none is chosen.
     NotRecordedError
-        If the store holds summaries only, or r2g is asked of a dense leaf without logsumexp.
+        If the store holds summaries only.
 
     Warns
     -----

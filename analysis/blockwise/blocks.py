@@ -43,11 +43,7 @@ class Inputs:
             )
         names = ["log_attention"] if dense else ["query_vectors", "key_vectors"]
         if dense and "r2g" in directions:
-            if not trace.holds(leaf, "logsumexp"):
-                raise NotRecordedError(
-                    f"{trace.where}: leaf {leaf} has log_attention without logsumexp; the softmax over queries needs "
-                    'the logits, which attention alone does not tell: record with Capture(detail="full")'
-                )
+            # Attention alone does not tell the logits.
             names.append("logsumexp")
         chosen = {**(place or {}), **({} if calls is None else {"t": calls})}
         branch = branches[0] if len(branches) == 1 else None
