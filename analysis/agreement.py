@@ -42,7 +42,7 @@ def _refuse(first: StoreFiles, other: StoreFiles, found: Sequence[str]) -> None:
 
 def _differences(first: StoreFiles, other: StoreFiles) -> Iterator[str]:
     yield from first.store.manifest.differences(other.store.manifest)
-    for name in ("branches", "calls", "image_shape", "frames"):
+    for name in ("branches", "calls", "t_labels", "image_shape", "frames"):
         yield from _differ(name, getattr(first.store, name), getattr(other.store, name))
     mine, theirs = first.store.leaves, other.store.leaves
     yield from _differ("leaves", [*mine], [*theirs])
