@@ -7,12 +7,12 @@ from typing import Any, get_type_hints
 
 from attlas.schemas.layout import Leaf
 from attlas.schemas.nodes import DTYPES, node_problems
-from attlas.schemas.root import ANNOTATIONS, STATISTICS, VOCABULARY, RootDocument
+from attlas.schemas.root import ANNOTATIONS, MOST_ROWS, STATISTICS, VOCABULARY, RootDocument
 from attlas.schemas.variables import KINDS, LEAF_VARIABLES, ROOT_VARIABLES, VOCABULARY_VARIABLES, Variable
 
 __all__ = ["LEAF_LABELS", "document_problems", "leaf_paths", "leaf_problems"]
 
-MOST = {"branch": 64, "t": 100_000, "layer": 100_000, "head": 65_536, "query": 2**24, "key": 2**24, "run": 10**9}
+MOST = {"branch": 64, "t": 100_000, "layer": 100_000, "head": 65_536, "query": 2**24, "key": 2**24, "run": MOST_ROWS}
 """Most entries of the axes whose labels are read when a store is opened, or that a run table has."""
 
 PICTURE = 2**16

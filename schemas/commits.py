@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attlas.schemas.errors import RunTakenError, StoreNotFoundError
-from attlas.schemas.growth import add_nodes, grow, purge, shrink, swap_nodes
+from attlas.schemas.growth import add_nodes, grow, purge, show, shrink, swap_nodes
 from attlas.schemas.notes import Notes
 from attlas.schemas.records import Claim, RunRecord
 from attlas.schemas.root import ROOT, Nodes, read_root
@@ -52,6 +52,7 @@ class Commits:
         self._rows: dict[str, int] = {}
         self._begun: dict[str, int] = {}
         self._held: set[int] = set()
+        self._dropped: set[int] = set()
         self._entered = -math.inf
 
     @contextmanager
@@ -103,6 +104,7 @@ class Commits:
             purge(self.snapshot, row)
             self.notes.drop(row)
             self._held.discard(row)
+            self._dropped.add(row)
 
     def add(self, nodes: Nodes) -> None:
         """Add arrays and groups that are not there yet; the caller has the turn."""
@@ -115,18 +117,29 @@ class Commits:
         self.snapshot = swap_nodes(self.snapshot, nodes, gone, fill)
 
     def finish(self) -> None:
-        """Cut spare rows, and remove what dead writers left, where no other writer lives."""
+        """Leave no spare room, and remove what dead writers left, where no other writer lives."""
         with self.turn():
             if self.notes.alone:
                 for row, claim in self.notes.claims().items():
                     if row not in self._held and not self.notes.lives(claim):
                         purge(self.snapshot, row)
                         self.notes.drop(row)
+                        self._dropped.add(row)
                 if not self._held:
-                    last = max([*np.flatnonzero(self._complete), *self._begun.values()], default=-1)
-                    self.snapshot = shrink(self.snapshot, int(last) + 1, _now())
-                    self._complete = self._complete[: int(last) + 1]
+                    self._forget_labels()
+                    rows = max([self._last, *self._begun.values()]) + 1
+                    self.snapshot = shrink(self.snapshot, rows, _now())
+                    self._complete = self._complete[:rows]
         self.tidy()
+
+    def _forget_labels(self) -> None:
+        """Take labels out of rows that were given up."""
+        gone = {label: row for label, row in self._begun.items() if row in self._dropped}
+        if gone:
+            self.snapshot.wide.table.write("run", dict.fromkeys(gone.values(), ""), self._complete)
+            self.snapshot.storage.flush()
+            self._begun = {label: row for label, row in self._begun.items() if label not in gone}
+        self._dropped.clear()
 
     def discard(self) -> bool:
         """Remove the store where it has no run and no other writer lives; return whether it is gone."""
@@ -153,7 +166,7 @@ class Commits:
         """Take runs out of those that readers see, and remove what they stored; their labels keep their rows."""
         with self.turn():
             self._complete[list(rows)] = False
-            self.snapshot.table.write("complete", dict.fromkeys(rows, False), self._complete)
+            self.snapshot.wide.table.write("complete", dict.fromkeys(rows, False), self._complete)
             self.snapshot.storage.flush()
             for row in rows:
                 purge(self.snapshot, row)
@@ -182,7 +195,7 @@ class Commits:
             purge(self.snapshot, row)
         else:
             row = next(free)
-        if row >= self.snapshot.doc.rows:
+        if row >= self.snapshot.doc.room:
             self._grow(row + 1, capacity)
         claims[run.run] = row, self.notes.claim(row, run.run, run.request)
         self._held.add(row)
@@ -190,7 +203,7 @@ class Commits:
 
     def _complete_already(self, run: RunRecord) -> RunTakenError:
         where = self.snapshot.storage.url
-        stored = str(self.snapshot.read("request", self._rows[run.run]))
+        stored = str(self.snapshot.wide.read("request", self._rows[run.run]))
         if stored != run.request:
             return RunTakenError(
                 f"run {run.run!r} of {where} was recorded from another request; give this one another id\n"
@@ -207,9 +220,15 @@ class Commits:
             if row not in taken:
                 yield row
 
+    @property
+    def _last(self) -> int:
+        """Row of the last complete run; -1 where there is none."""
+        rows = np.flatnonzero(self._complete)
+        return int(rows[-1]) if len(rows) else -1
+
     def _grow(self, needed: int, capacity: int) -> None:
         self.snapshot = grow(self.snapshot, needed, capacity)
-        self._complete = np.append(self._complete, np.zeros(self.snapshot.doc.rows - len(self._complete), bool))
+        self._complete = np.append(self._complete, np.zeros(self.snapshot.doc.room - len(self._complete), bool))
 
     def _refresh(self) -> None:
         """See what others did."""
@@ -217,25 +236,25 @@ class Commits:
         if data is None:
             raise StoreNotFoundError(f"{self.snapshot.storage.url} is gone: it was moved or removed while it was open")
         if data != self.snapshot.data:
-            self.snapshot = Snapshot(self.snapshot.storage, data)
+            self.snapshot = self.snapshot.renewed(data)
         self._see_table()
 
     def _see_table(self) -> None:
-        """Read the blocks in which runs may have been completed since."""
-        rows = self.snapshot.doc.rows
+        """Read the blocks in which runs may have been completed since, those that are not visible yet too."""
+        wide = self.snapshot.wide
+        rows = wide.doc.rows
         known = self._complete[:rows]
         self._complete = np.append(known, np.zeros(rows - len(known), bool))
-        flags = self.snapshot.array("complete")
-        block = flags.chunks[0]
+        block = wide.array("complete").chunks[0]
         for start in range(0, rows, block):
             part = slice(start, min(start + block, rows))
             if self._complete[part].all():
                 continue
-            seen = self.snapshot.table.complete(part)
+            seen = wide.table.complete(part)
             if start < len(known) and np.array_equal(seen, self._complete[part]):
                 continue
             self._complete[part] = seen
-            labels = self.snapshot.table.column("run", seen, part)
+            labels = wide.table.column("run", seen, part)
             for row, label in enumerate(labels, start):
                 if label:
                     (self._rows if self._complete[row] else self._begun)[str(label)] = row
@@ -243,19 +262,28 @@ class Commits:
             del self._begun[label]
 
     def _enter(self, finished: Mapping[int, RunRecord]) -> None:
-        """Put finished runs into the run table; their flags come last."""
+        """Put finished runs into the run table: first what is known of them, then their flags, then the run axis."""
         new = {row: run for row, run in finished.items() if row < len(self._complete) and not self._complete[row]}
+        last = max([self._last, *new])
         if new:
-            table = self.snapshot.table
-            for name, entries in self._columns(new).items():
+            table, storage = self.snapshot.wide.table, self.snapshot.storage
+            columns = self._columns(new)
+            # Rows of others that come into sight, so that who looked then knows the label of what is completed later.
+            claims = self.notes.claims().items()
+            others = {row: claim.run for row, claim in claims if row < last and not self._complete[row]}
+            columns["run"] = others | columns["run"]
+            for name, entries in columns.items():
                 table.write(name, entries, self._complete)
-            self.snapshot.storage.flush()
+            storage.flush()
             table.write("complete", dict.fromkeys(new, True), self._complete)
-            self.snapshot.storage.flush()
+            storage.flush()
+            self._begun |= {label: row for row, label in others.items() if row not in new}
             for row, run in new.items():
                 self._complete[row] = True
                 self._rows[run.run] = row
                 self._begun.pop(run.run, None)
+        if last >= self.snapshot.doc.rows:
+            self.snapshot = show(self.snapshot, last + 1)
         for row in finished:
             self.notes.forget(row)
 

@@ -109,7 +109,7 @@ def create_store(
         labels |= values
     coordinates = " ".join(v.name for v in ROOT_VARIABLES.values() if v.role == "coord")
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    attributes = {"attlas": info, "created": created, "finished": None, "coordinates": coordinates}
+    attributes = {"attlas": {**info, "room": 0}, "created": created, "finished": None, "coordinates": coordinates}
     doc = RootDocument(attributes, nodes)
     made: list[Store] = []
 

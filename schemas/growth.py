@@ -25,6 +25,7 @@ __all__ = [
     "purge",
     "remove_below",
     "repair_files",
+    "show",
     "shrink",
     "swap_nodes",
 ]
@@ -36,17 +37,24 @@ STEP = 1024
 def grow(old: Snapshot, needed: int, capacity: int) -> Snapshot:
     """Make room for `needed` rows, for `capacity` more runs after these; the caller has the turn.
 
-    Where nobody knows how many runs will come, rows are doubled.
+    Where nobody knows how many runs will come, the room is doubled. The run axis stays: it ends with a complete run.
     """
-    rows = max(needed + max(0, capacity - 1), old.doc.rows + min(STEP, max(8, old.doc.rows)))
-    doc = old.doc.with_rows(rows).with_attributes(finished=None)
-    made = Snapshot(old.storage, doc.to_bytes())
-    flags = made.lenient("complete")
+    had = old.doc.room
+    room = max(needed + max(0, capacity - 1), had + min(STEP, max(8, had)))
+    made = old.resized(old.doc.with_room(room).with_attributes(finished=None))
+    flags = made.wide.lenient("complete")
     block = flags.chunks[0]
-    for number in range(math.ceil(old.doc.rows / block), math.ceil(rows / block)):
-        part = slice(number * block, min((number + 1) * block, rows))
+    for number in range(math.ceil(had / block), math.ceil(room / block)):
+        part = slice(number * block, min((number + 1) * block, room))
         write_inline(flags, (part,), np.zeros(part.stop - part.start, bool))
-    publish(old.storage, old.doc, doc)
+    publish(old.storage, old.doc, made.doc)
+    return made
+
+
+def show(old: Snapshot, rows: int) -> Snapshot:
+    """Let the run axis end at `rows`: the act that makes runs visible; the caller has the turn, and they are whole."""
+    made = old.resized(old.doc.with_rows(rows))
+    old.storage.put(ROOT, made.data)
     return made
 
 
@@ -80,24 +88,24 @@ def remove_below(storage: Storage, path: str) -> None:
 
 
 def shrink(old: Snapshot, rows: int, finished: str) -> Snapshot:
-    """Cut the run axis at `rows`, and say when; the caller has the turn, and no other writer lives."""
-    doc = old.doc.with_rows(rows).with_attributes(finished=finished)
-    made = Snapshot(old.storage, doc.to_bytes())
+    """Leave no room beyond `rows`, and say when; the caller has the turn, and no other writer lives."""
+    made = old.resized(old.doc.with_rows(rows).with_room(rows).with_attributes(finished=finished))
     old.storage.put(ROOT, made.data)
     for path, node in old.doc.nodes.items():
         if is_column(node):
             block = node["chunk_grid"]["configuration"]["chunk_shape"][0]
-            for row in range(math.ceil(rows / block) * block, old.doc.rows, block):
+            for row in range(math.ceil(rows / block) * block, old.doc.room, block):
                 for name in chunk_names(path, node, row):
                     old.storage.delete(name)
-    repair_files(old.storage, doc)
+    repair_files(old.storage, made.doc)
     return made
 
 
 def publish(storage: Storage, old: RootDocument | None, new: RootDocument) -> None:
     """Write what changed, and the root document last."""
-    for path, node in new.nodes.items():
-        if old is None or old.nodes.get(path) != node:
+    before = {} if old is None else old.files
+    for path, node in new.files.items():
+        if before.get(path) != node:
             storage.put(array_file(path), node_bytes(node), sync=False)
     storage.flush()
     storage.put(ROOT, new.to_bytes())
@@ -106,7 +114,7 @@ def publish(storage: Storage, old: RootDocument | None, new: RootDocument) -> No
 def repair_files(storage: Storage, doc: RootDocument) -> list[str]:
     """Write metadata files of arrays and groups anew that differ from the root document; return their names."""
     changed = []
-    for path, node in doc.nodes.items():
+    for path, node in doc.files.items():
         data = node_bytes(node)
         if storage.get(array_file(path)) != data:
             storage.put(array_file(path), data, sync=False)

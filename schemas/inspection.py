@@ -46,7 +46,7 @@ class Fault:
 
 def file_faults(storage: Storage, doc: RootDocument) -> Iterator[Fault]:
     """Compare the metadata files of arrays and groups with the root document, by which attlas goes."""
-    for path, node in doc.nodes.items():
+    for path, node in doc.files.items():
         name = array_file(path)
         try:
             data = storage.get(name)

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import zarr
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, StorePath
 
 from attlas.schemas.codecs import codecs
 from attlas.schemas.variables import Variable
@@ -96,7 +96,19 @@ def node_problems(path: str, node: Any) -> Iterator[str]:
     if dtype not in DTYPES.values():
         yield f"{path}: dtype is {_shown(dtype)}; {', '.join(DTYPES.values())} are read"
         return
-    yield from _layout_problems(path, node, len(shape), 8 if dtype == "string" else np.dtype(str(dtype)).itemsize)
+    problems = list(_layout_problems(path, node, len(shape), 8 if dtype == "string" else np.dtype(str(dtype)).itemsize))
+    yield from problems or _zarr_problems(path, node)
+
+
+def _zarr_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """Say what zarr has against a document, which it reads by rules of its own."""
+    try:
+        zarr.AsyncArray.from_dict(StorePath(_NOTHING, path), dict(node))
+    except (ValueError, TypeError, KeyError, AttributeError, LookupError, NotImplementedError, OverflowError) as err:
+        yield f"{path}: zarr cannot read its metadata: {str(err)[:200]}"
+
+
+_NOTHING = MemoryStore()
 
 
 def _layout_problems(path: str, node: Mapping[str, Any], axes: int, itemsize: int) -> Iterator[str]:

@@ -35,13 +35,15 @@ def rebuilt_document(storage: Storage) -> RootDocument | None:
     if info is None or "run" not in nodes:
         return None
     had = old.get("attributes")
-    attributes = {**(had if isinstance(had, dict) else {}), "attlas": info}
+    # The files have all the room there is; what of it is complete, the flags tell.
+    room = nodes["run"]["shape"][0]
+    attributes = {**(had if isinstance(had, dict) else {}), "attlas": {**info, "room": room}}
     attributes.setdefault("created", None)
     attributes.setdefault("finished", None)
     attributes.setdefault("coordinates", "step timestep sigma")
     try:
         doc = RootDocument(attributes, dict(sorted(nodes.items(), key=lambda item: item[0].count("/"))))
-        doc = doc.with_rows(doc.rows)
+        doc = doc.with_rows(room)
         return None if list(document_problems(doc)) else doc
     except (AttlasError, KeyError, TypeError, IndexError, ValueError):
         return None

@@ -45,6 +45,9 @@ ANNOTATIONS, STATISTICS, VOCABULARY = "annotations", "statistics", "vocabulary"
 LARGEST = 2**26
 """Bytes of the largest root document that is read: a store of 1,000 arrays has 2 MB."""
 
+MOST_ROWS = 10**9
+"""Most runs of a store."""
+
 OWN = ("attlas", "coordinates", "created", "finished")
 """Attributes of the root that the checksum covers; others are the user's own."""
 
@@ -71,6 +74,16 @@ class RootDocument:
     def rows(self) -> int:
         """Length of the run axis."""
         return int(self.nodes["run"]["shape"][0])
+
+    @property
+    def room(self) -> int:
+        """Rows for which there is room: those beyond the run axis belong to runs that are not complete yet."""
+        return int(self.attributes["attlas"]["room"])
+
+    @property
+    def files(self) -> Nodes:
+        """Metadata documents as they stand in files of their own, which have all the room there is."""
+        return self.with_rows(self.room).nodes
 
     def to_bytes(self) -> bytes:
         """Return the file, checksum included."""
@@ -115,6 +128,9 @@ class RootDocument:
         _check_version(schema, where)
         held = plain.get("consolidated_metadata")
         nodes = held.get("metadata") if isinstance(held, dict) else None
+        room = info.get("room")
+        if type(room) is not int or not 0 <= room <= MOST_ROWS:
+            raise _damaged(where, f"its room is {str(room)[:40]!r}; a number of rows is needed")
         if not isinstance(nodes, dict) or plain.get("node_type") != "group" or plain.get("zarr_format") != 3:
             raise _damaged(where, "it lacks the metadata of the arrays")
         made = cls(attributes, {path: _own(node) for path, node in nodes.items()})
@@ -141,6 +157,10 @@ class RootDocument:
                 if has_runs(node) and node["shape"][0] != rows
             }
         )
+
+    def with_room(self, room: int) -> "RootDocument":
+        """Return a document with room for more rows, or fewer."""
+        return self.with_attributes(attlas={**self.attributes["attlas"], "room": room})
 
     def with_attributes(self, **changed: Any) -> "RootDocument":
         """Return a document with other attributes."""

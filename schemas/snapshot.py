@@ -61,10 +61,30 @@ class Snapshot:
         self._arrays: dict[tuple[str, bool], zarr.Array[Any]] = {}
         self.table = RunTable(self.array, self.lenient, storage.url)
 
+    def resized(self, doc: RootDocument) -> "Snapshot":
+        """Return the store with other rows or room, and all else the same."""
+        made = copy(self)
+        for name in ("group", "lenient_group", "wide"):
+            vars(made).pop(name, None)
+        made.doc, made.data = doc, doc.to_bytes()
+        made._connect(self.storage)
+        return made
+
+    def renewed(self, data: bytes) -> "Snapshot":
+        """Return the store by another root document of it; one that differs in its rows alone is not checked anew."""
+        doc = RootDocument.from_bytes(data, self.storage.url)
+        same = doc.with_rows(self.doc.rows).nodes == self.doc.nodes
+        return self.resized(doc) if same else Snapshot(self.storage, data)
+
+    @cached_property
+    def wide(self) -> "Snapshot":
+        """The store with all the room there is as its run axis: for writing runs that nobody sees yet."""
+        return self if self.doc.room == self.doc.rows else self.resized(self.doc.with_rows(self.doc.room))
+
     def through(self, storage: Storage) -> "Snapshot":
         """Return the same moment of the store, read through another storage, such as one that keeps what it read."""
         made = copy(self)
-        for name in ("group", "lenient_group"):
+        for name in ("group", "lenient_group", "wide"):
             vars(made).pop(name, None)
         made._connect(storage)
         return made

@@ -20,6 +20,7 @@ from attlas.schemas.errors import (
     StoreNotFoundError,
 )
 from attlas.schemas.inline import write_inline
+from attlas.schemas.notes import Notes
 from attlas.schemas.precision import round_values
 from attlas.schemas.records import RunRecord, check_run_id, check_text
 from attlas.schemas.root import ANNOTATIONS, ROOT, Nodes, read_root
@@ -258,7 +259,7 @@ class Store(StoredRuns):
         """Write into a row; zarr would cut what lies beyond the array without a word."""
         self._record(row)
         # zarr reads what it writes a part of, which need not be there.
-        array = self.snapshot.lenient(name)
+        array = self.snapshot.wide.lenient(name)
         if row >= array.shape[0] or values.shape[1:] != tuple(
             len(range(*part.indices(size))) for part, size in zip(region[1:], array.shape[1:], strict=True)
         ):
@@ -304,6 +305,10 @@ def open_store(path: "str | Path | Backend | Storage", *, durable: bool = True) 
     storage, text = _place(path, durable=durable)
     data = read_root(storage)
     if data is None:
+        if storage.writable and Notes(storage).half_made:
+            raise StoreNotFoundError(
+                f"no store at {storage.url}: a recorder died while it laid one out; the same `attlas record` goes on"
+            )
         if storage.folder is not None and not storage.folder.exists():
             raise StoreNotFoundError(
                 f"no store at {text}: nothing is there; give the folder that `attlas record` wrote"

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from attlas.schemas import Leaf, Manifest, create_store, open_store
-from attlas.schemas.growth import grow
+from attlas.schemas.growth import grow, show
 from attlas.schemas.layout import array_layout
 
 MANIFEST = Manifest("tiny", "digest", "StableDiffusionPipeline", {"class": "DDIM"}, {"precision": "exact"})
@@ -37,7 +37,7 @@ def crowd(store, runs):
     with store.locked():
         commits = store._commits
         commits.snapshot = grow(commits.snapshot, runs, 1)
-        table, none = commits.snapshot.table, np.zeros(commits.snapshot.doc.rows, bool)
+        table, none = commits.snapshot.wide.table, np.zeros(commits.snapshot.doc.room, bool)
         for name in TOKEN_COLUMNS:
             # Of the block into which the next run comes.
             entries = dict.fromkeys(range(runs // 64 * 64, runs), np.zeros((2, 77), "i4"))
@@ -55,6 +55,7 @@ def crowd(store, runs):
         for name in ("step", "timestep", "sigma"):
             table.write(name, dict.fromkeys(rows, np.arange(50)), none)
         table.write("complete", dict.fromkeys(rows, True), none)
+        commits.snapshot = show(commits.snapshot, runs)
 
 
 def run(store, label):

@@ -153,11 +153,11 @@ def test_annotations(store):
     mask[2:4] = True
     where = np.full((8, 12, 2), np.nan, "f4")
     store.write_annotations(row, {"disc": mask, "place": where, "quality": 0.5, "note": "fine", "box": [1, 2, 3, 4]})
-    node = store.group["annotations"]
+    node = store.snapshot.wide.group["annotations"]
     np.testing.assert_array_equal(node["disc"][row], mask.astype("i1"))
-    assert store.lenient["annotations/disc"][row + 1].min() == -1
+    assert store.snapshot.wide.lenient("annotations/disc")[row + 1].min() == -1
     with pytest.raises(CorruptDataError, match=r"annotations/disc/c\.1\.0\.0 of .* is missing"):
-        node["disc"][row + 1]
+        store.snapshot.wide.array("annotations/disc")[row + 1]
     assert node["place"].metadata.dimension_names == ("run", "image_y", "image_x", "coordinate")
     assert node["box"].metadata.dimension_names == ("run", "box_0")
     assert str(node["note"][row]) == "fine"
