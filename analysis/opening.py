@@ -67,6 +67,7 @@ def open_trace(
     ('memory 0/0000', 'memory 0/0001', 'memory 1/0000')
     """
     files = at_once(lambda one: _files(one, incomplete), _listed(store))
+    _check_once(files)
     check_agreement(files)
     names = short_names([own.store.path or "memory" for own in files])
     prefixes = [f"{name}/" for name in names] if prefix else None
@@ -86,10 +87,6 @@ def _listed(given: Any) -> list[Any]:
     wanted = [found for own in listed for found in (stores_at(own) if isinstance(own, (str, Path)) else [own])]
     if not wanted:
         raise InvalidValueError("no store is given; one or more are needed")
-    paths = [own for own in wanted if isinstance(own, str)]
-    twice = next((path for place, path in enumerate(paths) if path in paths[:place]), None)
-    if twice is not None:
-        raise InvalidValueError(f"{twice} is given twice; its runs must count once")
     return wanted
 
 
@@ -97,6 +94,17 @@ def _files(given: Any, incomplete: bool) -> StoreFiles:
     made = StoreFiles(given if isinstance(given, Store) else open_store(given), incomplete=incomplete)
     made.label("run")
     return made
+
+
+def _check_once(files: Sequence[StoreFiles]) -> None:
+    """Refuse a store that is given twice, under whatever name."""
+    seen = set()
+    for own in files:
+        folder = own.store.storage.folder
+        place = own.store.path or id(own.store.storage) if folder is None else folder.resolve()
+        if place in seen:
+            raise InvalidValueError(f"{own.where} is given twice; its runs must count once")
+        seen.add(place)
 
 
 def _check_labels(axis: RunAxis) -> None:

@@ -210,6 +210,8 @@ def test_two_runs_of_one_label_are_refused_unless_they_are_prefixed(stores, tmp_
     assert tree["run"].values.tolist() == list(trace.run_ids)
     with pytest.raises(InvalidValueError, match=r"a.zarr is given twice"):
         open_trace([*paths, paths[0]], prefix=True)
+    with pytest.raises(InvalidValueError, match=r"a.zarr is given twice"):
+        open_trace([open_store(paths[0]), tmp_path / "x" / ".." / "a.zarr"], prefix=True)
 
 
 def test_stores_that_differ_are_refused_by_name(tools, tmp_path):
