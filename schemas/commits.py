@@ -101,6 +101,8 @@ class Commits:
     def drop(self, row: int) -> None:
         """Give a row up, and remove what was stored there."""
         if row in self._held:
+            # First, so that nobody takes a run for finished whose data goes.
+            self.notes.unfinish(row)
             purge(self.snapshot, row)
             self.notes.drop(row)
             self._held.discard(row)

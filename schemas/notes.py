@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from attlas.schemas.records import Claim, RunRecord, from_note, to_note
+from attlas.schemas.root import ROOT
 from attlas.schemas.storage import Storage
 from attlas.schemas.storage.local import RECORDING
 
@@ -19,6 +20,7 @@ class Notes:
     """Notes of one writer and its fellows; everything but `finished` is for who has the turn."""
 
     def __init__(self, store: Storage) -> None:
+        self._store = store
         self._storage = store.beside(RECORDING)
         self._coordinator = self._storage.coordinator()
         self._name: str | None = None
@@ -63,6 +65,10 @@ class Notes:
         """Give a row up."""
         self._storage.delete(f"claims/{row}.json")
 
+    def unfinish(self, row: int) -> None:
+        """Take back that a run is finished, where that was noted and yet could not be made sure."""
+        self._storage.delete(f"done/{row}.json")
+
     def finished(self) -> dict[int, RunRecord]:
         """Read the records of runs that are finished and not in the run table yet, by row."""
         return dict(self._entries("done", RunRecord))
@@ -84,8 +90,8 @@ class Notes:
 
     @property
     def half_made(self) -> bool:
-        """Whether a writer died while it laid the store out."""
-        return self._storage.size(CREATING) is not None
+        """Whether a writer died while it laid the store out, before the store was there."""
+        return self._storage.size(CREATING) is not None and self._store.size(ROOT) is None
 
     def tidy(self) -> None:
         """Remove all notes where nobody needs them: no other writer lives, and none left anything."""

@@ -289,19 +289,16 @@ class _FileLocks(Coordinator):
     def join(self) -> str:
         name = uuid.uuid4().hex
         lock = FileLock(self._writers / f"{name}.lock", thread_local=False)
-        try:
+        with _in_words("writing to", self._writers):
             self._writers.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-        except OSError as err:
-            raise StorageError(f"writing to {self._writers} failed: {err.strerror or err}", err.errno) from err
         self._joined[name] = lock
         return name
 
     def leave(self, name: str) -> None:
         lock = self._joined.pop(name, None)
         if lock is not None:
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+            self._end(lock)
 
     def alive(self, name: str) -> bool:
         if name in self._joined:
@@ -310,17 +307,35 @@ class _FileLocks(Coordinator):
         if not name.isalnum() or not path.exists():
             return False
         lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError as err:
-            raise StorageError(f"reading {path} failed: {err.strerror or err}", err.errno) from err
-        path.unlink(missing_ok=True)
-        lock.release()
+        with _in_words("reading", path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return True
+        self._end(lock)
         return False
 
     def others(self, name: str) -> bool:
-        if not self._writers.is_dir():
-            return False
-        return any(self.alive(path.stem) for path in self._writers.glob("*.lock") if path.stem != name)
+        with _in_words("reading", self._writers):
+            writers = [path.stem for path in self._writers.glob("*.lock") if path.stem != name]
+        return any(self.alive(writer) for writer in writers)
+
+    @staticmethod
+    def _end(lock: FileLock) -> None:
+        path = Path(lock.lock_file)
+        try:
+            with _in_words("removing", path):
+                path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+
+@contextmanager
+def _in_words(doing: str, path: Path) -> Iterator[None]:
+    """Turn what the system says into an error of ours; a lock that another holds is none."""
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as err:
+        raise StorageError(f"{doing} {path} failed: {err.strerror or err}", err.errno) from err

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zarr.core.buffer import default_buffer_prototype
 
 from attlas.schemas import Leaf, Manifest, create_store, open_store, simulate_store, validate_store
-from attlas.schemas.errors import InvalidValueError, RunTakenError, StoreExistsError, StoreMismatchError
+from attlas.schemas.errors import InvalidValueError, RunTakenError, StorageError, StoreExistsError, StoreMismatchError
 from attlas.schemas.growth import STEP
 from attlas.schemas.notes import Notes
 from attlas.schemas.records import Claim, RunRecord, from_note, to_note
@@ -317,3 +317,36 @@ def test_a_simulated_store_is_the_same_on_disk_and_in_memory(tmp_path):
     for path, node in one.snapshot.doc.nodes.items():
         if node["node_type"] == "array":
             np.testing.assert_array_equal(one.group[path][...], two.group[path][...], err_msg=path)
+
+
+def test_a_note_that_could_not_be_made_sure_is_taken_back_with_its_run(path, monkeypatch):
+    store = make(path)
+    row = store.claim("a")
+    fill(store, row)
+    put = store._commits.notes._storage.put
+
+    def fail(key, data, *, sync=True):
+        put(key, data, sync=sync)
+        if key.startswith("done/"):
+            raise StorageError("the folder could not be flushed")
+
+    monkeypatch.setattr(store._commits.notes._storage, "put", fail)
+    with pytest.raises(StorageError, match="could not be flushed"):
+        store.complete_run(row)
+    store.release(row)
+    monkeypatch.undo()
+    assert store.claim("a") == row
+    fill(store, row, 2.0)
+    store.complete_run(row)
+    store.finish()
+    assert validate_store(path, deep=True) == []
+    assert float(store.group["text/2x3/g2r"][row].max()) == 2
+
+
+def test_a_store_is_there_with_its_root_document_whatever_is_noted(path):
+    store = make(path)
+    Notes(store.storage)._storage.put("creating", b"")
+    assert open_store(path).run_ids == []
+    record(open_store(path), "a")
+    open_store(path).finish()
+    assert [entry.name for entry in path.parent.iterdir()] == ["s.zarr"]
