@@ -23,6 +23,7 @@ __all__ = [
     "Ended",
     "Note",
     "adopt_orphans",
+    "die_with_parent",
     "in_child",
     "quiet_before_forks",
     "start",
@@ -151,6 +152,7 @@ def _work(work: Callable[[Note], Any], writer: int, printed: int) -> None:
     # It does not live long enough for garbage.
     gc.disable()
     try:
+        die_with_parent()
         os.setpgid(0, 0)
         for number in (1, 2):
             os.dup2(printed, number)
@@ -225,14 +227,23 @@ def _bury(group: int) -> None:
             os.waitpid(-group, 0)
 
 
-SET_CHILD_SUBREAPER = 36
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 """Of Linux' ``prctl``."""
 
 
 def adopt_orphans() -> None:
     """Become the parent of processes whose own parent dies, which nobody else might wait for."""
+    _prctl(SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Let this process be killed when the one that made it ends, however it does."""
+    _prctl(SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def quiet_before_forks() -> None:

@@ -51,8 +51,10 @@ def crew(workers: int) -> Iterator[Crew]:
     # Notices of libraries that they import are of no interest here.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
-    with (
-        own_scratch(),
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=work.ready) as pool,
-    ):
-        yield Crew(pool)
+    with own_scratch():
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=work.ready)
+        try:
+            yield Crew(pool)
+        finally:
+            # Whoever interrupts it does not wait for what is left to do.
+            pool.shutdown(cancel_futures=True)

@@ -1,6 +1,7 @@
 """``make soak``: every fault that the harness knows, and docs/reliability.md with what came of them."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from tqdm import tqdm  # noqa: E402
 def main() -> int:
     """Try everything; 1 if anything was not as promised."""
     asked = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began = time.perf_counter()
     outcomes: list[Outcome] = []
     with crew(asked.workers) as hands:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.beside import read_beside_writers, share_a_list
-from faults.children import adopt_orphans, in_child
+from faults.children import adopt_orphans, die_with_parent, in_child
 from faults.damage import damage, files_of
 from faults.disturb import disturb
 from faults.evidence import Found, read_with_attlas
@@ -37,6 +37,7 @@ def ready() -> None:
     """Prepare this process, which must have one thread alone."""
     # Locks that children make have no name then, so that those of killed ones leave nothing to clear away.
     multiprocessing.set_start_method("fork", force=True)
+    die_with_parent()
     adopt_orphans()
     prepare()
 
