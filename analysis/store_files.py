@@ -55,10 +55,11 @@ class StoreFiles:
     def __init__(self, store: Store, *, incomplete: bool = False) -> None:
         self.store = store
         self.where = store.path or "the store in memory"
+        # Runs under way may stand behind the last complete one, with which the run axis ends.
+        seen = store.snapshot.wide if incomplete else store.snapshot
         # The flags are read first: what they call complete stands in every column by then, and does not change.
-        self.complete: NDArray[np.bool_] = store.snapshot.table.complete()
-        far = store.storage.far
-        self.snapshot = store.snapshot.through(Cached(store.storage)) if far else store.snapshot
+        self.complete: NDArray[np.bool_] = seen.table.complete()
+        self.snapshot = seen.through(Cached(store.storage)) if store.storage.far else seen
         self._incomplete = incomplete
         self._stored: dict[tuple[str, bool], StoredOrder] = {}
         self._labels: dict[str, xr.Variable] = {}
@@ -77,8 +78,7 @@ class StoreFiles:
     def incomplete(self) -> int:
         """How many runs were begun and are not complete."""
         labels = self.snapshot.table.column("run", self.complete)
-        begun = {row for row, label in enumerate(labels) if label} | set(self._noted)
-        return sum(not self.complete[row] for row in begun)
+        return len({row for row, label in enumerate(labels) if label and not self.complete[row]} | set(self._noted))
 
     @cached_property
     def annotations(self) -> tuple[str, ...]:
@@ -139,13 +139,13 @@ class StoreFiles:
             return {}
         notes = Notes(self.store.storage)
         found: dict[int, Claim | RunRecord] = {**notes.claims(), **notes.finished()}
-        return {row: own for row, own in found.items() if row < len(self.complete) and not self.complete[row]}
+        return {row: own for row, own in found.items() if row >= len(self.complete) or not self.complete[row]}
 
     def _with_notes(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         """Put into a column what is noted of runs under way."""
         made = values.astype(object) if values.dtype.kind in "OTU" else values.copy()
         for row, own in self._noted.items():
             known = {**vars(own), **getattr(own, "clock", {})}
-            if name in known and name != "holds":
+            if name in known and name != "holds" and row < len(made):
                 made[row] = known[name]
         return made
