@@ -95,10 +95,11 @@ class Agenda:
 
     def __iter__(self) -> Iterator[Item]:
         """Give what is to be drawn, in order: of a list, what the store lacked; else everything."""
+        item = None
         for item in _items(self._given):
             if not self.listed or not self._skip[item.place]:
                 yield item
-        if not self.listed and not self.asked.runs:
+        if item is None:
             raise InvalidValueError("there are no requests; give at least one")
 
     @property

@@ -1,11 +1,12 @@
 """A bounded queue of work and the one thread that does it."""
 
+import atexit
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -15,6 +16,8 @@ NICENESS = 10
 """Of the writer, where threads have one of their own: the model goes first where cores are few."""
 
 Work = Callable[[], None]
+
+_open: "weakref.WeakSet[Sink]" = weakref.WeakSet()
 
 
 class Sink:
@@ -39,9 +42,12 @@ class Sink:
         self._busy = False
         self._closed = False
         self._stopped = False
+        self._error: BaseException | None = None
         self._change = threading.Condition()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="attlas-writer")
-        self._thread: Future[None] = self._pool.submit(self._run)
+        # Whoever forgets to close it can end the process all the same; what is not complete then is made again.
+        self._thread = threading.Thread(target=self._run, name="attlas-writer", daemon=True)
+        self._thread.start()
+        _open.add(self)
 
     @property
     def stopped(self) -> bool:
@@ -51,7 +57,7 @@ class Sink:
     @property
     def error(self) -> BaseException | None:
         """What stopped the thread; None while it lives, and where it was only closed."""
-        return self._thread.exception() if self._stopped else None
+        return self._error
 
     def put(self, work: Work, size: int = 0) -> None:
         """Queue `work` that holds `size` bytes; one larger than the limit waits until it is alone."""
@@ -63,7 +69,7 @@ class Sink:
                 self._bytes += size
                 self._change.notify_all()
                 return
-        self._thread.result()
+        self._raise()
 
     def settle(self) -> None:
         """Wait until there is nothing to do, or the thread has ended."""
@@ -74,16 +80,15 @@ class Sink:
     def drain(self) -> None:
         """Wait until everything is done, and raise what went wrong."""
         self.settle()
-        if self._stopped:
-            self._thread.result()
+        self._raise()
 
     def close(self) -> None:
         """End the thread when everything is done, and raise what went wrong."""
         with self._change:
             self._closed = True
             self._change.notify_all()
-        self._pool.shutdown()
-        self._thread.result()
+        self._thread.join()
+        self._raise()
 
     def abort(self) -> None:
         """End the thread after the work at hand; the rest is dropped, and so is any error."""
@@ -91,7 +96,11 @@ class Sink:
             self._closed = True
             self._queue.clear()
             self._change.notify_all()
-        self._pool.shutdown()
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _run(self) -> None:
         try:
@@ -104,6 +113,8 @@ class Sink:
                         self._bytes -= entry[1]
                         self._change.notify_all()
                     del entry
+        except BaseException as err:  # noqa: BLE001 - whatever it is, it is raised where it can be heard
+            self._error = err
         finally:
             with self._change:
                 self._stopped = True
@@ -124,3 +135,10 @@ def _step_back() -> None:
     """Lower the priority of this thread alone."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+@atexit.register
+def _end_all() -> None:
+    """End threads before the interpreter takes away what they work with."""
+    for sink in tuple(_open):
+        sink.abort()

@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from attlas.recorder.job import Annotate
 from attlas.recorder.pipelines import load_pipeline
 from attlas.recorder.recording import Recorder
 from attlas.recorder.requests import Draft
-from attlas.schemas.errors import AttlasError, RunTakenError
+from attlas.schemas.errors import AttlasError, ObservationError, RunTakenError
 
 __all__ = ["Errand", "Source", "check", "draw", "end"]
 
@@ -46,7 +47,6 @@ class _Bench:
         self.lock = threading.Lock()
         self.token = ""
         self.used = time.monotonic()
-        self.ended = False
         self._pipe: Any = None
         self._recorder: Recorder | None = None
 
@@ -56,10 +56,12 @@ class _Bench:
             self._leave()
             if self._pipe is None:
                 source = errand.source
-                self._pipe = source() if callable(source) else load_pipeline(source)
+                # Libraries change settings of the whole process while they load a model.
+                with _loading:
+                    self._pipe = source() if callable(source) else load_pipeline(source)
                 self._pipe.set_progress_bar_config(disable=True)
             made = Recorder(self._pipe, errand.path, errand.capture, annotate=errand.annotate, durable=errand.durable)
-            self._recorder, self.token, self.ended = made.__enter__(), errand.token, False
+            self._recorder, self.token = made.__enter__(), errand.token
         return self._recorder
 
     def close(self) -> None:
@@ -81,7 +83,11 @@ class _Bench:
 _benches: dict[tuple[str, str], _Bench] = {}
 """By the worker's address and what the pipeline is made of: in one process there may be several workers."""
 
+_ended: deque[tuple[str, str]] = deque(maxlen=1000)
+"""Workers and tokens of errands that are over: a task of one may still begin, or be loading its pipeline."""
+
 _changing = threading.Lock()
+_loading = threading.Lock()
 
 
 def check(errand: Errand, items: Sequence[Item]) -> list[Draft]:
@@ -112,12 +118,12 @@ def draw(errand: Errand, item: Item, capacity: int) -> bool:
 
 def end(token: str, dask_worker: Any = None) -> None:
     """Let go of the errand's pipeline, now or when the request at hand is drawn."""
+    address = str(dask_worker.address)
     with _changing:
-        own = [(key, bench) for key, bench in _benches.items() if key[0] == dask_worker.address]
+        _ended.append((address, token))
+        own = [(key, bench) for key, bench in _benches.items() if key[0] == address and bench.token == token]
     for key, bench in own:
-        if bench.token == token:
-            bench.ended = True
-            _close_if_free(key, bench)
+        _close_if_free(key, bench)
 
 
 @contextmanager
@@ -128,14 +134,17 @@ def _session(errand: Errand) -> Iterator[Recorder]:
     source = errand.token if callable(errand.source) else str(errand.source)
     key = (str(get_worker().address), source)
     bench = _taken(key)
+    place = (key[0], errand.token)
     try:
+        if place in _ended:
+            raise ObservationError("this recording is over")
         for other_key, other in list(_benches.items()):
             if other_key[0] == key[0] and other is not bench and time.monotonic() - other.used > IDLE:
                 _close_if_free(other_key, other)
         yield bench.recorder(errand)
     finally:
         bench.used = time.monotonic()
-        if bench.ended:
+        if place in _ended:
             _close(key, bench)
         bench.lock.release()
 

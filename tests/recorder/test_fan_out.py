@@ -1,20 +1,23 @@
 """Requests over the workers of a Dask cluster: one store, the same as one worker makes it."""
 
-import threading
+import gc
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from cluster_pipelines import CALLS, MADE, Dying, make_pipe, make_watched
 from distributed import Client, LocalCluster
 from distributed.utils import get_mp_context
-from tiny_pipelines import make_pipe
 
-from attlas.recorder import Capture, record
+from attlas.recorder import Capture, record, worker
 from attlas.recorder.commands import record as command
 from attlas.schemas import open_store, validate_store
-from attlas.schemas.errors import InvalidValueError, StoreMismatchError, UnknownNameError
+from attlas.schemas.errors import InvalidValueError, ObservationError, StoreMismatchError, UnknownNameError
 
 CAPTURE = Capture(kinds=("text", "self"))
 REQUESTS = [
@@ -59,18 +62,12 @@ def assert_same(one, other):
 
 
 def test_two_workers_fill_one_store_as_one_would(client, tmp_path):
-    made = []
-
-    def make():
-        made.append(threading.get_ident())
-        return make_pipe()
-
     alone = record(make_pipe(), tmp_path / "alone.zarr", REQUESTS, CAPTURE, progress=False)
-    store = record(make, tmp_path / "shared.zarr", REQUESTS, CAPTURE, client=client, progress=False)
+    store = record(make_pipe, tmp_path / "shared.zarr", REQUESTS, CAPTURE, client=client, progress=False)
     assert store.complete.all()
     assert_same(store, alone)
     assert validate_store(store, deep=True) == []
-    assert not Path(f"{tmp_path / 'shared.zarr'}.locks").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["alone.zarr", "shared.zarr"]
 
 
 def test_what_is_complete_is_not_drawn_again(client, tmp_path):
@@ -115,27 +112,133 @@ def test_a_run_that_fails_leaves_the_others(client, tmp_path):
     assert open_store(path).complete.sum() == 4
 
 
+def test_an_iterator_is_checked_as_it_goes(client, tmp_path):
+    store = record(make_pipe, tmp_path / "s.zarr", iter(REQUESTS), CAPTURE, client=client, progress=False)
+    assert store.complete.tolist() == [True] * 4
+    twice = ({**REQUESTS[0], "id": "x"} for _ in range(2))
+    with pytest.raises(InvalidValueError, match="two requests have the id 'x'"):
+        record(make_pipe, tmp_path / "t.zarr", twice, CAPTURE, client=client, progress=False)
+
+
+def test_workers_let_go_of_their_pipelines(client, tmp_path):
+    for asked in (REQUESTS, [*REQUESTS, {"promt": "a cat"}]):
+        MADE.clear()
+        with suppress(UnknownNameError):
+            record(make_watched, tmp_path / "s.zarr", asked, CAPTURE, client=client, progress=False)
+        gc.collect()
+        assert MADE
+        assert [pipe() for pipe in MADE if pipe() is not None] == []
+    assert worker._benches == {}
+
+
+def test_a_pipeline_is_given_up_where_its_client_went_without_a_word(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "IDLE", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("attlas.recorder.fan_out._Workers.end", lambda self: None)
+        record(make_pipe, tmp_path / "s.zarr", REQUESTS[:2], CAPTURE, client=client, progress=False)
+    assert worker._benches
+    record(make_pipe, tmp_path / "s.zarr", REQUESTS, CAPTURE, client=client, progress=False)
+    assert worker._benches == {}
+
+
+def test_few_tasks_are_with_the_scheduler(client, tmp_path):
+    most = []
+    with suppress(InvalidValueError):
+        record(make_pipe, tmp_path / "s.zarr", look(client, most), CAPTURE, client=client, progress=False)
+    assert max(most) <= 2 * 2 + 2
+
+
+def look(client, most):
+    """Requests, with a look at the scheduler as each is asked for."""
+    for seed in range(12):
+        most.append(len(client.cluster.scheduler.tasks))
+        yield {"prompt": "a cat", "seed": seed, "num_inference_steps": 2}
+
+
+def test_a_cluster_and_a_process_share_a_list(client, tmp_path):
+    path = tmp_path / "s.zarr"
+    CALLS.clear()
+    requests = [{"prompt": "a cat", "seed": seed, "num_inference_steps": 2} for seed in range(8)]
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(record, make_watched(), path, requests, CAPTURE, progress=False)
+        store = record(make_watched, path, requests, CAPTURE, client=client, progress=False)
+        assert other.result().complete.sum() == 8
+    assert store.complete.sum() == 8
+    assert len(CALLS) == 8 * 2
+
+
+def test_a_cluster_without_workers_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("attlas.recorder.fan_out.ALONE", 0.2)
+    monkeypatch.setattr("attlas.recorder.fan_out.LOOK", 0.1)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+        pytest.raises(ObservationError, match=r"has had no worker for .*: start workers and record again"),
+    ):
+        record(make_pipe, tmp_path / "s.zarr", REQUESTS, CAPTURE, client=client, progress=False)
+
+
+# Workers in processes of their own
+
+
 @pytest.fixture
-def _forked():
-    """Worker processes are forked from one that has imported what takes longest."""
+def processes():
+    """A cluster of three processes, forked from one that has imported what takes longest."""
+    preload = ["distributed", "cluster_pipelines", "attlas.recorder.jobs", "attlas.recorder.demo.shapes.loading"]
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        get_mp_context().set_forkserver_preload(["distributed", "attlas.recorder.demo.shapes.loading"])
-        yield
+        get_mp_context().set_forkserver_preload(preload)
+        with (
+            LocalCluster(
+                n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+
+
+MANY = [{"prompt": "a red cat", "seed": seed, "num_inference_steps": 2} for seed in range(12)]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_forked")
-def test_workers_in_processes_of_their_own(tmp_path):
+def test_workers_in_processes_of_their_own(processes, tmp_path):
+    """And one command after the other, of other pipelines, by other clients."""
+    alone = record(make_pipe(), tmp_path / "alone.zarr", MANY, CAPTURE, progress=False)
+    for name, asked in (("s", MANY[:6]), ("s", MANY), ("t", MANY)):
+        with Client(processes.cluster) as client:
+            store = record(make_pipe, tmp_path / f"{name}.zarr", asked, CAPTURE, client=client, progress=False)
+            assert store.complete.sum() == len(asked)
     requests = [{"prompt": "a red disc", "seed": seed, "num_inference_steps": 2} for seed in range(3)]
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster) as client,
-    ):
-        store = record(
-            "demo:shapes", tmp_path / "s.zarr", requests, Capture(kinds="text"), client=client, progress=False
-        )
-    assert store.complete.tolist() == [True] * 3
-    assert validate_store(store, deep=True) == []
+    path = tmp_path / "demo.zarr"
+    demo = record("demo:shapes", path, requests, Capture(kinds="text"), client=processes, progress=False)
+    assert demo.complete.tolist() == [True] * 3
+    for name in ("s", "t"):
+        assert_same(open_store(tmp_path / f"{name}.zarr"), alone)
+        assert validate_store(tmp_path / f"{name}.zarr", deep=True) == []
+    names = ["alone.zarr", "demo.zarr", "s.zarr", "t.zarr"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == names, "nothing is left beside them"
+
+
+@pytest.mark.slow
+def test_workers_that_die_are_replaced(processes, tmp_path):
+    path = tmp_path / "s.zarr"
+    store = record(Dying(tmp_path, 2), path, MANY, CAPTURE, client=processes, progress=False)
+    assert (tmp_path / "death1").exists()
+    assert store.complete.tolist() == [True] * 12
+    assert_same(store, record(make_pipe(), tmp_path / "alone.zarr", MANY, CAPTURE, progress=False))
+    assert validate_store(path, deep=True) == []
+    assert not Path(f"{path}.recording").exists()
+
+
+@pytest.mark.slow
+def test_when_all_workers_die_it_is_said_and_the_same_command_goes_on(processes, tmp_path):
+    path = tmp_path / "s.zarr"
+    words = r"workers died one after the other over request '000[01]'.*record again"
+    with pytest.raises(ObservationError, match=words):
+        record(Dying(tmp_path, 20), path, MANY[:2], CAPTURE, client=processes, progress=False)
+    processes.wait_for_workers(3, timeout=60)
+    store = record(make_pipe, path, MANY[:2], CAPTURE, client=processes, progress=False)
+    assert store.complete.tolist() == [True] * 2
+    assert not Path(f"{path}.recording").exists()
 
 
 def test_the_command_draws_on_a_cluster(tmp_path):
