@@ -9,14 +9,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attlas.schemas.errors import RunTakenError, StoreNotFoundError
+from attlas.schemas.errors import RunTakenError, StorageError, StoreNotFoundError
 from attlas.schemas.growth import add_nodes, grow, purge, show, shrink, swap_nodes
 from attlas.schemas.notes import Notes
 from attlas.schemas.records import Claim, RunRecord
@@ -77,7 +77,16 @@ class Commits:
             free = self._free({*finished, *(row for row, _ in claims.values())})
             if any(record.run == run.run for record in finished.values() for run in runs):
                 self._enter(finished)
-            return [self._take(run, capacity - place, claims, free) for place, run in enumerate(runs)]
+            before = set(self._held)
+            try:
+                return [self._take(run, capacity - place, claims, free) for place, run in enumerate(runs)]
+            except BaseException:
+                # Whoever asked has none of them.
+                for row in self._held - before:
+                    self._held.discard(row)
+                    with suppress(StorageError):
+                        self.notes.drop(row)
+                raise
 
     def holds(self, row: int) -> bool:
         """Whether this writer claimed the row."""
@@ -199,8 +208,8 @@ class Commits:
             row = next(free)
         if row >= self.snapshot.doc.room:
             self._grow(row + 1, capacity)
-        claims[run.run] = row, self.notes.claim(row, run.run, run.request)
         self._held.add(row)
+        claims[run.run] = row, self.notes.claim(row, run.run, run.request)
         return row
 
     def _complete_already(self, run: RunRecord) -> RunTakenError:

@@ -350,3 +350,19 @@ def test_a_store_is_there_with_its_root_document_whatever_is_noted(path):
     record(open_store(path), "a")
     open_store(path).finish()
     assert [entry.name for entry in path.parent.iterdir()] == ["s.zarr"]
+
+
+def test_of_a_batch_that_cannot_be_claimed_whole_nothing_is_held(path, monkeypatch):
+    store = make(path)
+    put = store._commits.notes._storage.put
+
+    def fail(key, data, *, sync=True):
+        if key == "claims/1.json":
+            raise StorageError("no more room")
+        put(key, data, sync=sync)
+
+    monkeypatch.setattr(store._commits.notes._storage, "put", fail)
+    with pytest.raises(StorageError, match="no more room"):
+        store.claim_all([RunRecord("a"), RunRecord("b")])
+    monkeypatch.undo()
+    assert store.claim_all([RunRecord("a"), RunRecord("b")]) == [0, 1]
