@@ -8,6 +8,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from faults.choice import ON_WORKERS
+from faults.damage import STRANGE
+from faults.interrupt import ERRORS, MODES
+from faults.metadata import MEMORY, SECONDS
 from faults.outcome import KINDS, Outcome
 
 __all__ = ["write_report"]
@@ -20,6 +24,10 @@ same faults runs in `make test`. The code is in `tests/faults`.
 
 {date}, attlas {attlas}: **{faults} faults in {minutes:.0f} minutes on {workers} processes; {runs} runs were read \
 afterwards and compared value by value.** Python {python}, zarr {zarr}, xarray {xarray}, torch {torch}, {system}.
+
+| tried | times |
+|---|---|
+{tried}
 
 | came of it | times |
 |---|---|
@@ -70,11 +78,20 @@ fails.
 """
 
 
+SUMS = {
+    "processes killed": ("kill", "torn"),
+    "errors injected": (*ERRORS, "short", "full", "gone"),
+    "files removed": ("removed",),
+    "files cut off, emptied or filled with zeros": ("halved", "emptied", "zeroed"),
+    "bits flipped": ("flipped",),
+    "files replaced by something else": STRANGE,
+    "strange metadata": ("fuzzed",),
+}
+"""What the kinds of fault come to."""
+
+
 def write_report(page: Path, outcomes: Sequence[Outcome], seconds: float, workers: int) -> None:
     """Write the page; it says how many processes worked how long."""
-    from faults.choice import ON_WORKERS
-    from faults.metadata import MEMORY, SECONDS
-
     names = {name: version(name) for name in ("attlas", "zarr", "xarray", "torch")}
     consequences = Counter(kind for outcome in outcomes for kind in {kind for kind, _ in outcome.problems})
     page.write_text(
@@ -87,6 +104,7 @@ def write_report(page: Path, outcomes: Sequence[Outcome], seconds: float, worker
             minutes=seconds / 60,
             workers=workers,
             runs=sum(outcome.runs for outcome in outcomes),
+            tried="\n".join(f"| {what} | {_happened(outcomes, modes)} |" for what, modes in SUMS.items()),
             consequences="\n".join(f"| {kind}: {KINDS[kind]} | {consequences[kind]} |" for kind in KINDS),
             recordings=_table(_with(outcomes, _is_recording)),
             damage=_table(_with(outcomes, lambda outcome: outcome.scenario.startswith("files of"))),
@@ -100,9 +118,11 @@ def write_report(page: Path, outcomes: Sequence[Outcome], seconds: float, worker
     )
 
 
-def _is_recording(outcome: Outcome) -> bool:
-    from faults.interrupt import MODES
+def _happened(outcomes: Iterable[Outcome], modes: Sequence[str]) -> int:
+    return sum(outcome.reached and outcome.mode in modes for outcome in outcomes)
 
+
+def _is_recording(outcome: Outcome) -> bool:
     return outcome.mode in MODES
 
 
@@ -112,7 +132,8 @@ def _with(outcomes: Iterable[Outcome], wanted: Callable[[Outcome], bool]) -> lis
 
 def _table(outcomes: Sequence[Outcome]) -> str:
     """A row for each scenario, a column for each kind of fault: how many happened."""
-    modes = list(dict.fromkeys(outcome.mode for outcome in outcomes))
+    found = dict.fromkeys(outcome.mode for outcome in outcomes)
+    modes = [*(mode for mode in MODES if mode in found), *(mode for mode in found if mode not in MODES)]
     counts = Counter((outcome.scenario, outcome.mode) for outcome in outcomes if outcome.reached)
     bad = Counter(outcome.scenario for outcome in outcomes if outcome.problems)
     runs: Counter[str] = Counter()
