@@ -10,11 +10,11 @@ from faults.work import Task
 
 pytestmark = pytest.mark.slow
 
-KILLS = 3
+KILLS = 2
 ERRORS = 2
 """Of each recording."""
 
-DAMAGED = 35
+DAMAGED = 30
 STRANGE = 25
 OPENINGS = 6
 SHARED = 8
