@@ -7,10 +7,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Nothing loses power here: what is flushed, and when, is tested where `os.fsync` is watched. A disk that many tests share
-# takes milliseconds for each.
-os.fsync = lambda descriptor: None
-
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -18,6 +14,10 @@ settings.register_profile(
     "attlas", max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("attlas")
+
+# Nothing loses power here: what is flushed, and when, is tested where `os.fsync` is watched. A disk that many tests
+# share takes milliseconds for each.
+os.fsync = lambda descriptor: None
 
 
 @pytest.hookimpl(wrapper=True)
