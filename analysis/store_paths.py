@@ -17,6 +17,7 @@ __all__ = ["file_name", "is_pattern", "short_name", "short_names", "stores_at"]
 WILD = re.compile(r"[*?[]")
 """What makes a path a pattern."""
 
+
 def is_pattern(path: str | Path) -> bool:
     """Whether `path` stands for several stores; a path at which something is stands for itself.
 
