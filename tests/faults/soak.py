@@ -20,7 +20,7 @@ from tqdm import tqdm  # noqa: E402
 def main() -> int:
     """Try everything; 1 if anything was not as promised."""
     asked = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     began = time.perf_counter()
     outcomes: list[Outcome] = []
     with crew(asked.workers) as hands:
