@@ -46,7 +46,7 @@ test: lint browser
 browser:
 	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
 
-# About three quarters of an hour on two cores; a sample of it is among the tests.
+# Three quarters of an hour on two cores; a sample of it is among the tests.
 soak: install
 	$(BIN)/python tests/faults/soak.py --workers 2 --report docs/reliability.md
 

@@ -14,7 +14,7 @@ __all__ = ["FAMILIES", "everything", "sampled"]
 
 FAMILIES = ("beside", "workers", "shared", "disturb", "damage", "fuzz")
 
-FUZZED = 500
+FUZZED = 300
 """Changed root documents of each sample store."""
 
 OPENINGS = 200
@@ -51,10 +51,10 @@ def _faults(operations: Sequence[Operation], place: int) -> list[Fault]:
     """Faults of one recording, the `place`-th: a kill at each operation, and errors at most.
 
     A kill that finds the files as the one before it is left out. The three errors take turns, and each recording
-    begins with another; since all of them do most of the same operations, the later ones have one at every second.
+    begins with another; since all of them do most of the same operations, the later ones have one at every third.
     """
     made = []
-    every = 1 if place < 2 else 2
+    every = 1 if place < 2 else 3
     for number, operation in enumerate(operations):
         turn = number + place
         often = 4 * every if operation.event in WITHOUT_CHANGE else every
@@ -63,11 +63,9 @@ def _faults(operations: Sequence[Operation], place: int) -> list[Fault]:
         if turn % often == 0:
             made.append(Fault(list(ERRORS)[turn // often % 3], number))
         if operation.writes and turn % 8 < 2:
-            made.append(Fault("torn", number))
-        if operation.writes and turn % 8 in (2, 3):
-            made.append(Fault("short", number))
-        if turn % 32 in (0, 16):
-            made.append(Fault("full" if turn % 32 else "gone", number))
+            made.append(Fault("short" if turn % 8 else "torn", number))
+        if turn % 64 in (0, 32):
+            made.append(Fault("full" if turn % 64 else "gone", number))
     return made
 
 
@@ -77,7 +75,7 @@ def _damages(files: Sequence[str]) -> Iterator[tuple[str, str]]:
         root, metadata = file == ROOT, file.endswith(f"/{ROOT}")
         yield from ((file, kind) for kind in DAMAGES if kind not in STRANGE and kind not in FLIPS)
         yield from ((file, kind) for kind in (STRANGE if root else STRANGE[place % len(STRANGE) :][:1]))
-        yield from ((file, kind) for kind in FLIPS[: len(FLIPS) if root else 2 if metadata else 4])
+        yield from ((file, kind) for kind in FLIPS[: len(FLIPS) if root else 2 if metadata else 3])
 
 
 def sampled(tasks: Sequence[Task], count: int, seed: int = 0) -> list[Task]:
