@@ -279,7 +279,9 @@ class _FileLocks(Coordinator):
                 self._turn.acquire(timeout=-1 if wait else 0, poll_interval=self.POLL)
             except Timeout:
                 return False
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError) as err:
+                if self._folder.exists() and not self._folder.is_dir():
+                    raise StorageError(f"locking {self._folder} failed: it is no folder", err.errno) from err
                 # Another writer ended and took the folder away in between.
                 continue
             except OSError as err:

@@ -1,5 +1,7 @@
 """Recordings that are disturbed: each a call that can be made again, and what it builds on."""
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,13 +55,30 @@ class Scenario:
 
 @dataclass(frozen=True)
 class OnCluster(Scenario):
-    """A recording by two Dask workers, of which the first is disturbed; it is resumed without them."""
+    """A recording by two Dask workers, of which the first is disturbed; it is resumed without them.
+
+    The second comes when the first has begun, so that the first always makes the store.
+    """
 
     survives: ClassVar[bool] = True
 
     def disturbed(self, path: Path, watch: Callable[[], None]) -> None:
-        with forked_cluster(watch, lambda: None) as client:
+        before = _entries(path.parent)
+
+        def begun() -> None:
+            while _entries(path.parent) == before:
+                time.sleep(GLANCE)
+
+        with forked_cluster(watch, begun) as client:
             self.call(path, client=client)
+
+
+GLANCE = 0.002
+"""Seconds between looks whether something is there."""
+
+
+def _entries(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.exists() else set()
 
 
 @dataclass(frozen=True)

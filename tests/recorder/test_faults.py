@@ -121,7 +121,7 @@ def test_a_killed_recording_goes_on_where_it_stopped(child):
     assert_equal_stores(tmp_path / "killed", tmp_path / "whole")
     after = everything(tmp_path / "killed")
     for name, values in kept.items():
-        np.testing.assert_array_equal(after[name][:2], values)
+        np.testing.assert_array_equal(after[name][: len(values)], values)
     assert not Path(f"{tmp_path / 'killed'}.recording").exists()
 
 

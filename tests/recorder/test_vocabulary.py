@@ -31,7 +31,7 @@ def recorded(pipe, tmp_path_factory):
 
 
 def test_words_are_stored_as_the_text_encoder_sees_them_alone(pipe, recorded):
-    vocabulary = read_vocabulary(recorded.group)
+    vocabulary = read_vocabulary(recorded.snapshot)
     assert vocabulary.words == WORDS
     assert vocabulary.tokens[0] == ("<|startoftext|>", "dog</w>", "<|endoftext|>")
     assert vocabulary.segments[2] == ("bos", "word", "word", "eos")
@@ -43,7 +43,7 @@ def test_words_are_stored_as_the_text_encoder_sees_them_alone(pipe, recorded):
 
 
 def test_stored_projections_give_the_keys_that_the_layers_would_have(pipe, recorded):
-    embedding = read_vocabulary(recorded.group).embeddings[1]
+    embedding = read_vocabulary(recorded.snapshot).embeddings[1]
     for name, leaf in recorded.leaves.items():
         weights = recorded.group[f"{name}/key_projection"][...].astype("f4")
         for layer, path in enumerate(leaf.layers):
@@ -91,7 +91,7 @@ def test_factors_of_text_bring_their_projection_without_a_vocabulary(pipe):
     assert {name for name in rec.store.leaves if "key_projection" in rec.store.group[name]} == {
         name for name, leaf in rec.store.leaves.items() if leaf.kind == "text"
     }
-    assert read_vocabulary(rec.store.group) is None
+    assert read_vocabulary(rec.store.snapshot) is None
 
 
 def test_what_a_vocabulary_cannot_have_is_said(pipe):
@@ -111,5 +111,5 @@ def test_a_resumed_store_keeps_its_vocabulary(pipe, tmp_path):
     for number in range(2):
         with Recorder(pipe, tmp_path / "s.zarr", Capture(kinds="text", vocabulary=WORDS)) as rec:
             rec(**REQUEST, seed=number)
-    assert read_vocabulary(open_store(tmp_path / "s.zarr").group).words == WORDS
+    assert read_vocabulary(open_store(tmp_path / "s.zarr").snapshot).words == WORDS
     assert rec.store.complete.sum() == 2
