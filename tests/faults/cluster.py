@@ -16,7 +16,8 @@ __all__ = ["forked_cluster"]
 def forked_cluster(*inside: Callable[[], None]) -> Iterator[Any]:
     """Client of a cluster with one worker for each of `inside`, which is called in its process before it begins.
 
-    The first is waited for; others may come late. A worker that dies is not started again. This process must not have threads yet; it is the scheduler's, too.
+    The first is waited for; others may come late. A worker that dies is not started again. This process must not have
+    threads yet; it is the scheduler's, too.
     """
     from distributed import Client, LocalCluster
 

@@ -66,15 +66,17 @@ class OnCluster(Scenario):
         before = _entries(path.parent)
 
         def begun() -> None:
-            while _entries(path.parent) == before:
+            # Nor longer than a while, if the first dies before it does anything.
+            late = time.monotonic() + A_WHILE
+            while _entries(path.parent) == before and time.monotonic() < late:
                 time.sleep(GLANCE)
 
         with forked_cluster(watch, begun) as client:
             self.call(path, client=client)
 
 
-GLANCE = 0.002
-"""Seconds between looks whether something is there."""
+GLANCE, A_WHILE = 0.002, 3.0
+"""Seconds between looks whether something is there, and for all of them."""
 
 
 def _entries(folder: Path) -> set[str]:
