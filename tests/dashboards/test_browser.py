@@ -130,7 +130,7 @@ def test_a_bad_address_and_a_broken_store_are_messages(visit):
     visit.open("?store=planted.zarr&run=77&word=dsc&direction=up")
     notice = visit.page.locator(".attlas-notice")
     for words in (
-        "zbroken.zarr: zarr.json cannot be read",
+        "zbroken.zarr: zarr.json: it is no JSON",
         "unknown run '77'",
         "did you mean 'disc'",
         "unknown direction",
