@@ -20,7 +20,7 @@ def scratch() -> Path:
 @contextmanager
 def own_scratch() -> Iterator[None]:
     """Everything that this process and its children make is below one folder, and goes with it, whoever was killed."""
-    with tempfile.TemporaryDirectory(prefix="attlas-faults-", dir=_memory()) as folder:
+    with tempfile.TemporaryDirectory(prefix="attlas-faults-", dir=_memory(), ignore_cleanup_errors=True) as folder:
         os.environ[SCRATCH] = folder
         try:
             yield

@@ -20,7 +20,7 @@ from tqdm import tqdm  # noqa: E402
 def main() -> int:
     """Try everything; 1 if anything was not as promised."""
     asked = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
+    signal.signal(signal.SIGTERM, _stop)
     began = time.perf_counter()
     outcomes: list[Outcome] = []
     with crew(asked.workers) as hands:
@@ -44,6 +44,12 @@ def main() -> int:
         write_report(asked.report, outcomes, time.perf_counter() - began, asked.workers)
     tqdm.write(f"{len(outcomes)} faults, {bad} with a consequence that none may have")
     return 1 if bad else 0
+
+
+def _stop(*_: object) -> None:
+    """End in order, once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("stopped by SIGTERM")
 
 
 def _arguments() -> argparse.Namespace:

@@ -42,8 +42,11 @@ def test_a_disturbed_recording_goes_on_and_ends_as_an_undisturbed_one(hands, pla
     tasks = everything(operations, {}, ("disturb",))
     kills = [task for task in tasks if task.arguments[1].mode == "kill"]
     others = [task for task in tasks if task.arguments[1].mode != "kill"]
-    assert {task.arguments[1].mode for task in tasks} == set(MODES)
-    assert min(len(kills), len(others)) > 10
+    assert min(len(kills), len(others)) > 5
+    if place < 2:
+        # The first two are disturbed in every way.
+        assert {task.arguments[1].mode for task in tasks} == set(MODES)
+        assert min(len(kills), len(others)) > 200
     outcomes = check(hands, sampled(kills, KILLS, place) + sampled(others, ERRORS, place))
     assert any(outcome.reached for outcome in outcomes)
 
