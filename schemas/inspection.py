@@ -54,8 +54,9 @@ def file_faults(storage: Storage, doc: RootDocument) -> Iterator[Fault]:
             yield Fault(str(err), file=name)
             continue
         if data is None:
-            # A user may remove what statistics found: it is computed anew.
-            if not path.startswith(f"{STATISTICS}/"):
+            # A user may remove what a statistic found, all of it: it is computed anew.
+            group = "/".join(path.split("/")[:2]) + "/"
+            if not path.startswith(f"{STATISTICS}/") or next(storage.keys(group), None) is not None:
                 yield Fault(f"{name}: missing", file=name)
         elif not _same(data, node):
             yield Fault(f"{name}: is not what {ROOT} says of {path}", file=name)
@@ -136,11 +137,12 @@ def _column_faults(snapshot: Snapshot, path: str, complete: NDArray[np.bool_], *
         rows = tuple(int(row) for row in start + np.flatnonzero(complete[part]))
         if not rows:
             continue
-        (name,) = chunk_names(path, snapshot.doc.nodes[path], start)
+        names = chunk_names(path, snapshot.doc.nodes[path], start)
         try:
-            if snapshot.storage.size(name) is None:
+            missing = [name for name in names if snapshot.storage.size(name) is None]
+            for name in missing:
                 yield Fault(f"{path}: {name} is missing, with the entries of {len(rows)} complete runs", rows)
-            elif deep:
+            if deep and not missing:
                 snapshot.read(path, part)
         except AttlasError as err:
             yield Fault(f"{path}: {err} ({len(rows)} complete runs)", rows)

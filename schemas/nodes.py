@@ -113,7 +113,8 @@ _NOTHING = MemoryStore()
 
 def _layout_problems(path: str, node: Mapping[str, Any], axes: int, itemsize: int) -> Iterator[str]:
     grid, keys = node.get("chunk_grid"), node.get("chunk_key_encoding")
-    block = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else None
+    told = grid.get("configuration") if isinstance(grid, dict) else None
+    block = told.get("chunk_shape") if isinstance(told, dict) else None
     if not isinstance(grid, dict) or grid.get("name") != "regular" or not _sizes(block, 1) or len(block) != axes:
         yield f"{path}: chunk grid {_shown(grid)} does not fit {axes} axes"
         return

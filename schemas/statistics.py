@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from attlas.schemas.errors import CorruptDataError
+from attlas.schemas.errors import CorruptDataError, StorageError
 from attlas.schemas.growth import remove_below
 from attlas.schemas.root import STATISTICS, RootDocument
 from attlas.schemas.snapshot import Snapshot
@@ -112,7 +112,7 @@ def statistic_problems(store: Store, *, deep: bool) -> Iterator[tuple[str, str]]
             group = open_group(snapshot, path)
             if deep and group is not None:
                 group.read(range(snapshot.doc.rows))
-        except CorruptDataError as err:
+        except (CorruptDataError, StorageError) as err:
             yield path, str(err)
 
 

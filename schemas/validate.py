@@ -38,10 +38,18 @@ def validate_store(store: Store | str | Path, *, deep: bool = False, progress: b
     []
     """
     storage = store.storage if isinstance(store, Store) else open_storage(store)
-    if read_root(storage) is None and not isinstance(store, Store) and rebuilt_document(storage) is None:
+    if not isinstance(store, Store) and not _has_root(storage) and rebuilt_document(storage) is None:
         # Says what is there instead.
         open_store(store)
     return [fault.text for fault in faults_of(storage, deep=deep, progress=progress)]
+
+
+def _has_root(storage: Storage) -> bool:
+    """Whether a root document is there, readable or not."""
+    try:
+        return read_root(storage) is not None
+    except AttlasError:
+        return True
 
 
 def faults_of(storage: Storage, *, deep: bool, progress: bool = False) -> Iterator[Fault]:
