@@ -104,13 +104,14 @@ def plan(pipeline: str, store: str | None, **options: Any) -> None:
 
 {PIPELINE_HELP}
 
-STORE is the folder to write. If it holds runs already, those are kept and only missing ones are made: the same
-command again goes on where it stopped.
+STORE is the folder or URL (s3://, gs://, az://) to write. If it holds runs already, those are kept and only missing
+ones are made: the same command again goes on where it stopped. Given several times at once, on one machine or many,
+the requests are shared out.
 
 \b
 Examples:
   attlas record demo:shapes first.zarr --prompt "a red disc and a blue cross" --seed 1 --seed 2
-  attlas record owner/model cats.zarr --requests cats.jsonl --kinds text --detail summary
+  attlas record owner/model s3://bucket/cats.zarr --requests cats.jsonl --kinds text --detail summary
 """
 )
 @click.argument("pipeline")
@@ -120,6 +121,12 @@ Examples:
 @click.option("--no-resume", is_flag=True, help="Refuse a STORE that is there.")
 @click.option(
     "--cluster", metavar="ADDRESS", help="Dask scheduler whose workers draw, each with a PIPELINE of its own."
+)
+@click.option(
+    "--no-fsync",
+    is_flag=True,
+    help="Do not wait for the disk before a run is called complete: faster on slow disks, but a loss of power may take "
+    "or damage runs that were.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -143,6 +150,7 @@ def record(pipeline: str, store: str, **options: Any) -> None:
             progress=not options["quiet"],
             annotate=asked.annotate,
             client=client,
+            durable=not options["no_fsync"],
         )
     if options["as_json"]:
         click.echo(json.dumps(_summary(made), indent=1))

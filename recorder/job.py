@@ -176,7 +176,9 @@ class Job:
         }
         # Here and not in the writer, because the next call of the pipeline uses the same tokenizer.
         labels = self._labels(self.store, tokens)
-        self._put(partial(self._finish, self.store, times, labels, pictures, annotations))
+        given = [getattr(own, "values", own) for each in annotations for own in each.values()]
+        size = sum(getattr(values, "nbytes", 0) for values in [*pictures, *given])
+        self._put(partial(self._finish, self.store, times, labels, pictures, annotations), size)
 
     def cancel(self) -> None:
         """Let the writer pass over what is still queued of this job."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from attlas.schemas.errors import StoreExistsError
+from attlas.schemas.errors import InvalidValueError, StoreExistsError
+from attlas.schemas.storage.opening import scheme_of
 from attlas.schemas.store import open_store
 
 __all__ = ["demo"]
@@ -70,16 +71,19 @@ STORES = {
 
 
 @click.command()
-@click.option("--out", default="demo-out", show_default=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", "folder", default="demo-out", show_default=True, help="Folder to write.")
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(4), help="Held-out samples of a world.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
-def demo(out: Path, samples: int, quiet: bool) -> None:
+def demo(folder: str, samples: int, quiet: bool) -> None:
     """Record two small trained models, map and score them, and write a report.
 
     Writes OUT/shapes.zarr, OUT/tryon.zarr, OUT/scores.json and OUT/report.html, and says how to open the
     dashboard. Beside them, for comparison: OUT/tryon-refined.zarr, OUT/tryon-guided.zarr and OUT/baselines. Run again,
     it goes on where it stopped. About ten minutes on two cores.
     """
+    if scheme_of(folder) is not None:
+        raise InvalidValueError(f"--out {folder}: the demo writes into a folder of this machine; give one")
+    out = Path(folder)
     _check_folder(out)
     (out / "baselines").mkdir(parents=True, exist_ok=True)
     flags = ["--quiet"] if quiet else []
